@@ -27,9 +27,10 @@ from procbus.core.errors import QueueFull
 from procbus.core.receipt import Receipt, call_in_loop
 from procbus.core.waiting import pause
 from procbus.dispatch.dispatcher import Dispatcher
+from procbus.dispatch.window import Window
 from procbus.lanes.lanes import Lanes
 from procbus.routing.subscriptions import Subscriptions
-from procbus.stream import Leaving, ShowCounts, StreamCounts, Window, note_nothing
+from procbus.stream import Leaving, ShowCounts, StreamCounts, note_nothing
 
 
 async def in_thread(function: Callable[..., Any], *args: Any) -> Any:
@@ -131,6 +132,8 @@ async def stream(
 
     async def next_one() -> Receipt:
         receipt = await next_settled()
+        if window.wants_result:
+            window.weigh_result(receipt)
         if counts is not None:
             counts.note(counts.taken + 1, (receipt,))
         return receipt
@@ -179,6 +182,8 @@ async def stream(
                     failure = error
             if receipt is None:
                 break
+            if window.wants_event:
+                window.weigh_event(receipt)
             outstanding += 1
             lacking -= 1
             if not lacking:

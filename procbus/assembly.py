@@ -38,6 +38,7 @@ from procbus.dispatch.dispatcher import Dispatcher
 from procbus.dispatch.flow import BusFlow
 from procbus.dispatch.retry_queue import RetryQueue
 from procbus.dispatch.settlement import Settlement
+from procbus.dispatch.window import Window
 from procbus.futures.subscriptions import DirectSubscriptions
 from procbus.lanes.lanes import Lanes
 from procbus.lanes.recycling import RecyclingPolicy
@@ -47,7 +48,7 @@ from procbus.progress.show import ShowProgress, check_progress, is_wanted, showi
 from procbus.routing.registry import check_can_travel, default_registry, handlers_from
 from procbus.routing.subscriptions import Subscriptions
 from procbus.settings import Settings
-from procbus.stream import ShowCounts, StreamCounts, Window
+from procbus.stream import ShowCounts, StreamCounts
 from procbus.supervision.supervisor import Supervisor
 from procbus.system import exit_hooks
 from procbus.system.descriptors import hold_standard_descriptors
@@ -509,18 +510,21 @@ class Assembly:
         calls = self.dispatcher, self.settlement, self.retries, self.lanes, self.direct
         return Parts(*calls, self.facts)
 
-    def window(self, holds: object) -> Window:
+    def window(self, holds: object, batch: int | None = None) -> Window:
         """The bound on the open events of one stream.
 
         Args:
             holds: an object that is kept alive while the stream goes on: the bus.
+            batch: number of events that batch handlers get together; None leaves it to the
+                handlers.
         """
         lanes = self.lanes
         return Window(
             self.admission.max_pending,
-            lanes.cpu_size,
+            partial(lanes.needs, batch=batch),
             lanes.shared_memory,
             holds,
+            begins_small=batch is None and lanes.has_places,
         )
 
     def counting(

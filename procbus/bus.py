@@ -555,8 +555,8 @@ class EventBus:
         """Publish events and yield their receipts, each once it is settled.
 
         It takes from `events` only as fast as the bus has room. It keeps at most `max_pending`
-        events, or as many large ones as fill half of the limit of shared memory. So it passes any
-        number of events in little memory.
+        events. Large ones, or ones with large results, may take some 64 MB. So it passes any number
+        of events in little memory.
 
         If `events` raises, or an event cannot be published, the receipts of all published events
         come first, and then that exception.
@@ -606,7 +606,7 @@ class EventBus:
         make_safe = None if journal is None else journal.make_safe
         feed = Feed(source, topic, publish, publish_run, batch, parts.lanes.seal)
         leave = Leaving(parts.cancel_waiting, stop_on_error)
-        return stream_of(feed, parts.window(self), ordered, make_safe, leave, counts, show)
+        return stream_of(feed, parts.window(self, batch), ordered, make_safe, leave, counts, show)
 
     @overload
     def call(self, handler: Callable[[E], Coroutine[Any, Any, R]], event: E) -> Receipt[E, R]: ...
@@ -747,7 +747,8 @@ class EventBus:
             first = event if topic is None else topic
             return self.apublish(first, given, id=None if id is None else id(event))
 
-        window, leave = self._parts.window(self), Leaving(self._parts.cancel_waiting, stop_on_error)
+        window = self._parts.window(self, batch)
+        leave = Leaving(self._parts.cancel_waiting, stop_on_error)
         streamed = aio.stream(
             events,
             publish,

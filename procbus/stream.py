@@ -19,70 +19,10 @@ from procbus.core.errors import QueueFull
 from procbus.core.locks import LOOK_UP_S
 from procbus.core.notebook import cell_number, when_interrupted
 from procbus.core.receipt import Callbacks, Receipt
-from procbus.core.stats import SharedMemoryStats
 from procbus.core.waiting import pause
 from procbus.dispatch.dispatcher import PublishOne, PublishRun
+from procbus.dispatch.window import Window
 from procbus.progress.bar import Standing
-
-# The number of open events of a stream: smaller if they are large.
-
-#: Maximum share of the shared memory's limit that a stream's events may take in the script; because
-#: their copies for workers take as much again for a moment.
-_SHARE = 0.5
-#: Interval between two readings of the shared memory's statistics, in seconds.
-WINDOW_LOOK_S = 0.002
-
-
-class Window:
-    """The number of receipts that one stream may have open. Belongs to the stream's thread.
-
-    A stream of small events may have `most`. Large events in progress may take no more memory in
-    the script than `_SHARE` of the shared memory's limit. Their number follows from the mean size
-    of the settled events. Until the first large event has been copied, the size is not known.
-
-    Args:
-        most: maximum of open receipts, for events of any size.
-        workers: returns the number of workers: that many large events may be running, and as many
-            be on their way, whatever their size.
-        shared_memory: returns the bytes copied so far, and their limit.
-        holds: an object that is kept alive with this one.
-        look_s: interval between two readings of the shared memory's statistics, in seconds.
-    """
-
-    def __init__(
-        self,
-        most: int,
-        workers: Callable[[], int],
-        shared_memory: Callable[[], SharedMemoryStats],
-        holds: object = None,
-        *,
-        look_s: float = WINDOW_LOOK_S,
-    ) -> None:
-        self._holds = holds
-        self._look_s = look_s
-        self._most = most
-        self._workers = workers
-        self._shared_memory = shared_memory
-        self._before = shared_memory().sent
-        self._size = most
-        self._look_at = 0.0
-
-    def size(self, settled: int) -> int:
-        """The maximum of open receipts, after `settled` events of the stream are settled."""
-        now = monotonic()
-        if now >= self._look_at:
-            self._look_at = now + self._look_s
-            self._size = self._look(settled)
-        return self._size
-
-    def _look(self, settled: int) -> int:
-        memory = self._shared_memory()
-        sent = memory.sent - self._before
-        if not sent:
-            return self._most
-        mean = sent / max(1, settled)
-        return min(self._most, max(2 * self._workers(), int(_SHARE * memory.limit / mean)))
-
 
 #: Maximum number of events published in a row before a look for settled receipts, and maximum time
 #: for them, in seconds; because settled receipts should neither wait for a slow source, nor pile up
@@ -426,7 +366,11 @@ def as_settled(
             room = window.size(taken) - outstanding
             if room > 0 and not feed.exhausted and leave.failed is None:
                 try:
-                    published = len(feed.some(room))
+                    receipts = feed.some(room)
+                    published = len(receipts)
+                    if window.wants_event and published:
+                        window.weigh_event(receipts[-1])
+                    del receipts
                 except QueueFull:
                     if not outstanding:
                         raise  # others fill the bus: no event of this stream will make room
@@ -436,6 +380,8 @@ def as_settled(
                     continue
             if outstanding:
                 receipt = _next(settled)
+                if window.wants_result:
+                    window.weigh_result(receipt)
                 more = settled.qsize()  # only this thread takes from it
                 if make_safe is not None:
                     make_safe()
@@ -498,6 +444,8 @@ def in_order(
             if room > 0 and not feed.exhausted and not stopped:
                 try:
                     open_receipts.extend(feed.some(room))
+                    if window.wants_event and open_receipts:
+                        window.weigh_event(open_receipts[-1])
                 except QueueFull:
                     if not open_receipts:
                         raise  # as above
@@ -515,6 +463,8 @@ def in_order(
                 taken += 1
                 must_wait = feed.exhausted or leave.failed is not None
                 receipt = open_receipts.popleft()
+                if window.wants_result:
+                    window.weigh_result(receipt)
                 yield receipt
                 if leave.on_error and receipt.has_failure:
                     return

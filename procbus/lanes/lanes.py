@@ -42,6 +42,10 @@ IO_WORKERS = 32
 IO_JOIN_S = 0.5
 
 
+#: Number of open events that a handler needs which has no number of places, or that runs the events
+#: of one key one after the other.
+SCATTERED = 128
+
 #: A part in front of a lane: `Gatherer` or `Pacer`.
 _Front = TypeVar("_Front")
 
@@ -333,6 +337,31 @@ class Lanes:
         """Maximum of workers in the bus's own cpu lane."""
         lane = self._cpu.get(False)
         return self.machine().cpu_workers if lane is None else lane.pool.size()
+
+    @property
+    def has_places(self) -> bool:
+        """Whether all handlers run in a fixed number of places, one event in each."""
+        return self.loop is None and self._only is None and not self._gatherers
+
+    def needs(self, handlers: Iterable[Handler], batch: int | None = None) -> int:
+        """Return the number of open events that keeps these handlers busy.
+
+        Args:
+            handlers: the handlers.
+            batch: number of events that batch handlers get together, if it is more than they say.
+        """
+        return max((self._needs(each, batch or 0) for each in handlers), default=1)
+
+    def _needs(self, handler: Handler, batch: int) -> int:
+        if handler.kind == "cpu":
+            places = max(1, self.cpu_size())
+        elif handler.is_async:
+            places = handler.concurrency or SCATTERED
+        else:
+            places = self.io.size
+        places = min(places, handler.concurrency or places)
+        needed = places * max(2, handler.batch or 0, batch if handler.batch else 0)
+        return needed if handler.key is None else max(needed, SCATTERED)
 
     def _loop_lane(self) -> LoopLane:
         with self._lock:

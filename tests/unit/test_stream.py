@@ -17,7 +17,8 @@ from procbus import EventBus, QueueFull, TopicError, current
 from procbus.core.errors import ProcbusError
 from procbus.core.receipt import Callbacks, Receipt
 from procbus.core.stats import SharedMemoryStats
-from procbus.stream import Feed, Leaving, Window, as_settled, in_order
+from procbus.dispatch.window import Window
+from procbus.stream import Feed, Leaving, as_settled, in_order
 from tests.matrix import quick_first
 from tests.parts import (
     BOUND_S,
@@ -354,7 +355,7 @@ def test_settled_receipts_do_not_wait_for_a_slow_source():
         settlement.settle([(receipt.deliveries[0], succeeded())])
         return told(receipt, tell)
 
-    window = Window(1000, lambda: 1, SharedMemoryStats)
+    window = Window(1000, lambda _: 2, SharedMemoryStats)
 
     def stream(slow_from: int) -> Iterator[Any]:
         return as_settled(
@@ -483,7 +484,7 @@ def test_each_event_comes_back_once_in_any_order_of_refusals(
     run: Any = in_order if ordered else as_settled
     feed = Feed(range(count) if whole else source(), TOPIC, publish, publish_run, clock=lambda: 0.0)
     try:
-        for receipt in run(feed, Window(window, lambda: 1, SharedMemoryStats), safe, STAY):
+        for receipt in run(feed, Window(window, lambda _: 2, SharedMemoryStats), safe, STAY):
             outside -= 1
             assert receipt.done
             events.append(receipt.event)
@@ -512,7 +513,7 @@ def test_every_receipt_was_made_safe_after_it_was_settled(ordered):
     def make_safe() -> None:
         made_safe.update(receipt.event for receipt in settled)
 
-    window = Window(50, lambda: 1, SharedMemoryStats)
+    window = Window(50, lambda _: 2, SharedMemoryStats)
     feed = Feed(iter(range(500)), TOPIC, publish)
     stream = (in_order if ordered else as_settled)(feed, window, make_safe, STAY)
     count = 0
