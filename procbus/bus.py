@@ -23,7 +23,7 @@ from procbus.dispatch.choosing import Choice
 from procbus.dispatch.dead_letters import DeadLetters
 from procbus.lifecycle import Lifecycle
 from procbus.settings import BusOptions, Settings, make_settings
-from procbus.stream import Feed, Leaving, stream_of
+from procbus.stream import Feed, Leaving, shown_results, stream_of
 from procbus.system import sigterm
 from procbus.system.uncounted import leave_uncounted
 
@@ -654,24 +654,62 @@ class EventBus:
 
     @overload
     def map(
-        self, handler: Callable[[E], Coroutine[Any, Any, R]], events: Iterable[E]
+        self,
+        handler: Callable[[E], Coroutine[Any, Any, R]],
+        events: Iterable[E],
+        *,
+        progress: ShowProgress = False,
+        total: int | None = None,
     ) -> Iterator[R]: ...
-
-    @overload
-    def map(self, handler: Callable[[E], R], events: Iterable[E]) -> Iterator[R]: ...
 
     @overload
     def map(
-        self, handler: Callable[[list[E]], Coroutine[Any, Any, list[R]]], events: Iterable[E]
+        self,
+        handler: Callable[[E], R],
+        events: Iterable[E],
+        *,
+        progress: ShowProgress = False,
+        total: int | None = None,
     ) -> Iterator[R]: ...
 
     @overload
-    def map(self, handler: Callable[[list[E]], list[R]], events: Iterable[E]) -> Iterator[R]: ...
+    def map(
+        self,
+        handler: Callable[[list[E]], Coroutine[Any, Any, list[R]]],
+        events: Iterable[E],
+        *,
+        progress: ShowProgress = False,
+        total: int | None = None,
+    ) -> Iterator[R]: ...
 
     @overload
-    def map(self, handler: Callable[[list[E]], object], events: Iterable[E]) -> Iterator[Any]: ...
+    def map(
+        self,
+        handler: Callable[[list[E]], list[R]],
+        events: Iterable[E],
+        *,
+        progress: ShowProgress = False,
+        total: int | None = None,
+    ) -> Iterator[R]: ...
 
-    def map(self, handler: Callable[[Any], Any], events: Iterable[Any]) -> Iterator[Any]:
+    @overload
+    def map(
+        self,
+        handler: Callable[[list[E]], object],
+        events: Iterable[E],
+        *,
+        progress: ShowProgress = False,
+        total: int | None = None,
+    ) -> Iterator[Any]: ...
+
+    def map(
+        self,
+        handler: Callable[[Any], Any],
+        events: Iterable[Any],
+        *,
+        progress: ShowProgress = False,
+        total: int | None = None,
+    ) -> Iterator[Any]:
         """Call a handler of this bus with each event; yield the results in the order of the events.
 
         It takes from `events` only as fast as results are taken. Events of a short cpu handler go
@@ -695,15 +733,20 @@ class EventBus:
         Args:
             handler: the function, as it was subscribed.
             events: any iterable; it is read in the calling thread.
+            progress: show how many results were taken, see `stream`.
+            total: number of events for the progress; None for `len(events)`, if it has a length.
 
         Raises:
             NoSuchHandler: the function is not subscribed to this bus.
+            OptionError: `progress` or `total` makes no sense.
         """
         from procbus.futures.mapping import results_of  # only now: few scripts need it
 
         subscription = self._subscriptions.of_function(handler)
+        counts, show = self._parts.counting(progress, subscription.handler.name, events, total)
         self._parts.expect_events()
-        return results_of(subscription, events, self._parts.for_calls(), holds=self)
+        results = results_of(subscription, events, self._parts.for_calls(), holds=self)
+        return results if counts is None else shown_results(results, counts, show)
 
     def astream(
         self,

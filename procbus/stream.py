@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 from itertools import islice, takewhile
@@ -316,6 +316,16 @@ def _shown(
     """Show the progress of a stream."""
     with show(counts.read):
         yield from receipts
+
+
+def shown_results(
+    results: Generator[Any, None, None], counts: StreamCounts, show: ShowCounts
+) -> Iterator[Any]:
+    """Show the progress of a map: the number of results that were taken from it."""
+    with show(counts.read), contextlib.closing(results):
+        for result in results:
+            counts.taken += 1
+            yield result
 
 
 def _interruptible(

@@ -9,7 +9,7 @@ each event as a delivery of its own, so that each has its promises.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence, Sized
 from itertools import islice
 from math import ceil
 from typing import TYPE_CHECKING, Any
@@ -47,7 +47,7 @@ def results_of(
     parts: Parts,
     *,
     holds: object,
-) -> Iterator[Any]:
+) -> Generator[Any, None, None]:
     """Call a handler with each event; yield the results in order.
 
     Args:
@@ -76,7 +76,7 @@ def _one_by_one(
     events: Iterable[Any],
     parts: Parts,
     holds: object,
-) -> Iterator[Any]:
+) -> Generator[Any, None, None]:
     """Yield the results of events that are deliveries of their own."""
     source = iter(events)
     ahead = max(_EVENTS_AHEAD, 2 * (subscription.handler.batch or 0))
@@ -161,7 +161,7 @@ class _Chunks:
         """Cancel a chunk that no worker has begun."""
         _take_back(delivery, self._parts)
 
-    def results(self, holds: object) -> Iterator[Any]:
+    def results(self, holds: object) -> Generator[Any, None, None]:
         """Yield the results in order."""
         self._parts.direct.add(self._calls)
         try:

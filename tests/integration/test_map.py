@@ -15,6 +15,7 @@ from procbus import (
     EventBus,
     HandlerTimeout,
     NoSuchHandler,
+    OptionError,
     SerializationError,
     WorkerDied,
     current,
@@ -168,3 +169,30 @@ def test_call_reaches_one_handler_whatever_its_topics() -> None:
         assert receipt.result(BOUND_S) == 2
     assert len(receipt.deliveries) == 1
     assert others == []
+
+
+@pytest.mark.parametrize("options", [{"kind": "cpu"}, {"kind": "io"}, {"kind": "io", "retries": 1}])
+def test_map_shows_how_many_results_were_taken(
+    options: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with EventBus([], cpu_workers=1) as bus:
+        bus.subscribe(int, increased, **options)
+        assert list(bus.map(increased, range(50), progress=True)) == list(range(1, 51))
+        some = bus.map(increased, (number for number in range(10_000)), progress=True, total=10_000)
+        assert [next(some), next(some)] == [1, 2]
+        some.close()  # type: ignore[attr-defined] # it is a generator
+        assert bus.drain(timeout=BOUND_S)
+    out, shown = capsys.readouterr()
+    assert out == ""
+    assert "test_map.increased: " in shown
+    assert "50 of 50 (100%)" in shown
+    assert "2 of 10,000" in shown
+
+
+def test_map_refuses_a_progress_that_makes_no_sense() -> None:
+    with EventBus([]) as bus:
+        bus.subscribe(int, increased)
+        with pytest.raises(OptionError, match="progress must be True, False or a callable"):
+            bus.map(increased, [1], progress="yes")  # type: ignore[call-overload]
+        with pytest.raises(OptionError, match="total must be a whole number"):
+            bus.map(increased, [1], progress=True, total=-1)
