@@ -276,6 +276,8 @@ class Assembly:
             from procbus.dispatch.event_watch import EventWatch  # only now: it imports cloudpickle
 
             self.settlement.listeners.add(EventWatch())
+        if self.journal is not None and self.journal.jobs.open:
+            self.job_book().restore()
         #: Shown beside the bars of the bus.
         self.facts = BusFacts(self._lane_counts, self._reports, lambda: self.lifecycle.closed)
         self.lifecycle = Lifecycle(
@@ -500,8 +502,13 @@ class Assembly:
         def takes(topic: type) -> bool:
             return bool(self.subscriptions.reached_by(topic))
 
-        about = self.settlement.listeners, self.dispatcher, self.cancellation, takes
-        return self._books.setdefault("jobs", JobBook(*about))
+        records = None if self.journal is None else self.journal.jobs
+        about = self.settlement.listeners, self.dispatcher, self.cancellation, takes, records
+        book = self._books.get("jobs")
+        if book is None:
+            book = self._books.setdefault("jobs", JobBook(*about))
+            book.record()
+        return book
 
     def for_calls(self) -> Parts:
         """The parts that executors and maps use."""

@@ -804,7 +804,14 @@ class EventBus:
         )
         return streamed if counts is None else aio.shown(streamed, counts, show)
 
-    def job(self, name: str, *, max_failed: int | None = None, keep_results: int = 10_000) -> Job:
+    def job(
+        self,
+        name: str,
+        *,
+        id: str | None = None,
+        max_failed: int | None = None,
+        keep_results: int = 10_000,
+    ) -> Job:
         """Make a job: all that a `with` block publishes, and all that comes of it.
 
         The events that the block publishes belong to the job, and so do the events that their
@@ -833,7 +840,10 @@ class EventBus:
             ```
 
         Args:
-            name: a name for `JobDone` and for messages.
+            name: a name for `JobDone` and for messages. With a journal a restarted script goes on
+                with the job of this name.
+            id: with a journal, the id by which a restarted script knows the job; by default its
+                name. A handler's job has the handler and its event in the default.
             max_failed: with more failed deliveries the job is cancelled, and leaving the block
                 raises JobFailed; None for no limit.
             keep_results: number of results of each handler that are kept until `Job.results` takes
@@ -847,7 +857,12 @@ class EventBus:
         def name_of(function: Callable[..., Any]) -> str:
             return self._subscriptions.of_function(function).handler.name
 
-        return Job(self._parts.job_book(), name, max_failed, keep_results, name_of)
+        if id is not None and self._parts.journal is None:
+            raise OptionError(
+                f"the id {id!r} of the job {name!r} is remembered by a journal, and this bus has "
+                "none: make it with EventBus(journal=...), or leave out id="
+            )
+        return Job(self._parts.job_book(), name, id, max_failed, keep_results, name_of)
 
     @overload
     def expect(

@@ -49,7 +49,7 @@ DOORS = {
     },
     "journal": {
         *("journal", "bus_journal", "ends", "resume", "inspection", "codec"),
-        "dead_letter_file",
+        *("dead_letter_file", "job_records"),
     },
 }
 

@@ -616,6 +616,8 @@ class Dispatcher:
                 id = self._next_id()
                 receipt = self._fan(id, event, topic, delivery.event_id, self._lock)
                 ready.append((receipt, *address(receipt, subscriptions, broken)))
+            if self._listeners.publishing:  # which are told the publisher, as jobs are
+                running.set(self.seat_of(delivery, delivery.receipt))
             if self.journal is not None:
                 receipts = [receipt for receipt, _, _ in ready if receipt.held]
                 self.journal.accept_children(receipts, delivery, outcome)
@@ -625,8 +627,6 @@ class Dispatcher:
             for _, _, subscriptions, _ in chosen:
                 give_back(subscriptions)
             return error
-        if self._listeners.publishing:  # which are told the publisher
-            running.set(self.seat_of(delivery, delivery.receipt))
         for receipt, queued, failed in ready:
             if receipt.held:
                 self._send_off.send(queued, failed)

@@ -60,6 +60,7 @@ class Job:
         self,
         book: JobBook,
         name: str,
+        id: str | None,
         max_failed: int | None,
         keep_results: int,
         name_of: Callable[[Callable[..., Any]], str],
@@ -74,8 +75,15 @@ class Job:
             raise OptionError(
                 f"keep_results must be a whole number from 0 up, not {shown(keep_results)}"
             )
+        if id is not None and (not id or not isinstance(id, str)):
+            raise OptionError(f"the id of a job must be a string with text, not {shown(id)}")
+        for text in (name, id or ""):
+            try:
+                text.encode()
+            except UnicodeEncodeError as error:  # half of a surrogate pair: no file would take it
+                raise OptionError(f"{text!r} cannot name a job: {error}") from error
         self._book = book
-        self._state = JobState(book, name, book.next_id(), max_failed, keep_results)
+        self._state = JobState(book, name, book.id_for(name, id), max_failed, keep_results)
         self._name_of = name_of
         self._begun = False
         self._before: Token[tuple[JobState, ...]] | None = None
@@ -88,10 +96,18 @@ class Job:
             raise ProcbusError(
                 f"the job {self.name!r} has had its block: make another with bus.job({self.name!r})"
             )
-        self._begun = True
-        self._book.begin(self._state)
-        self._before = books.inside.set((self._state, *books.inside.get()))
+        self._begin()
+        self._book.resume()
         return self
+
+    def _begin(self) -> None:
+        self._begun = True
+        try:
+            self._state = self._book.begin(self._state)
+        except BaseException:
+            self._begun = False
+            raise
+        self._before = books.inside.set((self._state, *books.inside.get()))
 
     def __exit__(
         self,
@@ -105,7 +121,7 @@ class Job:
             JobFailed: more than `max_failed` deliveries failed.
         """
         self._leave(error)
-        self._state.waiters.wait(self._told, None, "use `async with bus.job(...)`")
+        self._state.waiters.wait(self._ended, None, "use `async with bus.job(...)`")
         if error is None:
             self._raise_if_failed()
 
@@ -121,7 +137,7 @@ class Job:
     ) -> None:
         """Wait without blocking the event loop."""
         self._leave(error)
-        await self._state.waiters.until(self._told, None)
+        await self._state.waiters.until(self._ended, None)
         if error is None:
             self._raise_if_failed()
 
@@ -134,21 +150,21 @@ class Job:
         if error is not None:
             why = books.LEFT.format(self.name)
             self._book.cancel(self._state, why, waiting_only=True, for_good=False)
-        self._book.leave(self._state)
+        self._book.leave(self._state, cut_short=error is not None)
 
-    def _told(self) -> bool:
-        return self._state.told
+    def _ended(self) -> bool:
+        return self._state.ended
 
     def _idle(self) -> bool:
         counts = self._state
-        return counts.told or (counts.idle and counts.in_block)
+        return counts.ended or (counts.idle and counts.in_block)
 
     def _raise_if_failed(self) -> None:
         counts = self._state
         if counts.too_many:
             error = JobFailed(
-                f"the job {self.name!r} was cancelled, because {counts.failed} deliveries failed "
-                f"and max_failed={counts.max_failed}: the first error is its cause, and "
+                f"the job {self.name!r} was cancelled, because {counts.failed_here} deliveries "
+                f"failed and max_failed={counts.max_failed}: the first error is its cause, and "
                 "bus.dead_letters has all"
             )
             raise error from counts.error
@@ -287,18 +303,25 @@ class Job:
 
     @property
     def id(self) -> str:
-        """An id that no other job has, as in `JobDone`."""
+        """An id that no other job has, as in `JobDone`. With a journal the next run knows it."""
         return self._state.id
 
     @property
     def done(self) -> bool:
-        """Whether the block is left, all is settled, and `JobDone` is published."""
+        """Whether the block is left, all is settled, and `JobDone` is published.
+
+        With a journal it is true from the start if an earlier run finished the job.
+        """
         return self._state.told
 
     @property
     def pending(self) -> int:
-        """Number of deliveries that are not settled."""
-        return self._state.open
+        """Number of deliveries that are not settled.
+
+        Deliveries count too that a journal keeps for the next run, or for a handler that is not
+        subscribed.
+        """
+        return self._state.open + self._state.kept
 
     @property
     def succeeded(self) -> int:
@@ -344,7 +367,7 @@ class Job:
             (counts.succeeded, "succeeded"),
             (counts.failed, "failed"),
             (counts.cancelled, "cancelled"),
-            (counts.open, "pending"),
+            (self.pending, "pending"),
         )
         shown_ends = ", ".join(f"{number} {state}" for number, state in ends if number)
         return f"<Job {self.name!r}: {shown_ends or 'nothing published'}>"

@@ -5,11 +5,14 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from procbus.core.cancelling import CancelRequest
 from procbus.jobs.tree import Node
 from procbus.jobs.waiting import Waiters
+
+if TYPE_CHECKING:
+    from procbus.journal.job_records import JobRow
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +39,7 @@ class JobDone:
 
     Attributes:
         name: name of the job.
-        id: an id that no other job has.
+        id: an id that no other job has; with a journal the id of `EventBus.job`.
         succeeded: number of deliveries that succeeded.
         failed: number of deliveries that failed.
         cancelled: number of deliveries that were cancelled.
@@ -67,8 +70,22 @@ class JobState:
         #: Number of jobs in it that are not over.
         self.inner = 0
         self.in_block = True
-        #: Whether it is over, and whether `JobDone` was published too.
-        self.over = self.told = False
+        #: Whether it is over, whether its block need not wait any longer, and whether `JobDone` was
+        #: published.
+        self.over = self.ended = self.told = False
+        #: Its number in the journal; 0 without a journal.
+        self.number = 0
+        #: Number of its deliveries that the journal keeps, and that are not in this bus yet, or no
+        #: longer.
+        self.kept = 0
+        #: Whether this run entered its block; whether the journal knows that it was left.
+        self.begun = self.left = False
+        #: Whether its block was left by an exception.
+        self.cut_short = False
+        #: Whether the book counts it as open, and whether it is counted in the jobs around it.
+        self.listed = self.counted = False
+        #: Number of deliveries that earlier blocks had, and of the failed ones among them.
+        self.earlier = self.failed_earlier = 0
         self.too_many = False
         self.error: BaseException | None = None
         self.cancelled_by: CancelRequest | None = None
@@ -77,6 +94,39 @@ class JobState:
         self.nodes: dict[int, Node] = {}
         self.unshown = 0
         self.last_unshown = 0
+
+    def restore(self, recorded: JobRow) -> None:
+        """Take over the counts of earlier blocks."""
+        self.number = recorded.number
+        self.succeeded = recorded.succeeded
+        self.failed = self.failed_earlier = recorded.failed
+        self.cancelled = recorded.cancelled
+        self.kept = recorded.open
+        self.earlier = self.total
+        self.left = bool(recorded.left_block)
+        self.told = recorded.done_at is not None
+
+    def row(self) -> JobRow:
+        """The job as the journal has it."""
+        from procbus.journal.job_records import row_of  # only with a journal
+
+        ends = self.succeeded, self.failed, self.cancelled, self.kept
+        return row_of(self.number, self.id, self.name, self.left, self.told, ends)
+
+    def take_options_of(self, other: JobState) -> None:
+        """Take over the options of a new block."""
+        self.name = other.name
+        self.max_failed, self.keep_results = other.max_failed, other.keep_results
+
+    @property
+    def total(self) -> int:
+        """Number of its deliveries so far."""
+        return self.open + self.kept + self.succeeded + self.failed + self.cancelled
+
+    @property
+    def failed_here(self) -> int:
+        """Number of deliveries that failed since the journal was opened."""
+        return self.failed - self.failed_earlier
 
     @property
     def idle(self) -> bool:

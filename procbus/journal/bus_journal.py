@@ -23,6 +23,7 @@ from procbus.dispatch.admission import Admission
 from procbus.dispatch.send_off import SendOff
 from procbus.dispatch.settlement import Settlement
 from procbus.journal.ends import DeliveryEnds
+from procbus.journal.job_records import JobRecords
 from procbus.journal.journal import Journal
 from procbus.journal.recorded import RecordedDeliveries
 from procbus.journal.resume import AskedRetries, Leftovers, ResumeSummary
@@ -102,6 +103,7 @@ class BusJournal:
         accept: `Journal.accept`, without a further call.
         resumed_for: the routes for whose handlers everything is fed.
         patience_s: maximum time that publishers wait for code of the user's, in seconds.
+        jobs: the jobs of the journal.
     """
 
     def __init__(
@@ -127,9 +129,12 @@ class BusJournal:
         self._overtaken = False
         self.resumed_for: object = None
         self.patience_s = RESUME_PATIENCE_S
+        self.jobs = JobRecords(journal)
         send_off = SendOff(admission, settlement)
         #: Used with `_resuming` held.
-        self._leftovers = Leftovers(journal, ends, admission, settlement, self._recorded, send_off)
+        self._leftovers = Leftovers(
+            journal, ends, admission, settlement, self._recorded, send_off, self.jobs
+        )
 
     def answer(self, dispatcher: Dispatcher) -> None:
         """Answer requests of the command line to run dead letters again, from now on."""
@@ -159,7 +164,7 @@ class BusJournal:
     def revive(self, letter: DeadLetter, number: int, receipt: Receipt) -> None:
         """Write that a letter's delivery is unfinished again, and let the receipt have its id."""
         known = self._with_id(letter)
-        self._ends.revive(number)
+        self._ends.revive(number, receipt.parent_id)
         self._let_have(known, receipt)
 
     def return_letter(self, letter: DeadLetter, number: int) -> None:
@@ -259,6 +264,7 @@ class BusJournal:
             return
         if not self._wait_for_feeder():
             return
+        fed = False
         try:
             routes = self._routes()
             if routes is not self.resumed_for:
@@ -270,8 +276,11 @@ class BusJournal:
                 finally:
                     self._feeder = None
                 self.resumed_for = routes
+                fed = True
         finally:
             self._resuming.release()
+        if fed:
+            self.jobs.fed()
 
     def _wait_for_feeder(self) -> bool:
         """Take `_resuming`; return whether this thread has it.

@@ -12,7 +12,7 @@ into the database, where it changes the delivery's row (`procbus/journal/storage
 | failure for good | `expect`, then `failed` | failed | from `pending` to `dead` |
 | dead letter replayed | `take`, then `revive` | revived | from `dead` to `pending` |
 | dead letter cleared | `discard` | discarded | to `done` if kept, or out |
-| cancellation for good | `cancelled` | failed, then discarded | to `done` if kept, or out |
+| cancellation for good | `cancelled` | cancelled, failed, discarded | to `done` if kept, or out |
 | other cancellation | none: it runs at the next start | none | stays in `pending` |
 """
 
@@ -150,7 +150,8 @@ class DeliveryEnds:
         data = self._journal.codec.encode_outcomes(outcomes)
         number = self._number(delivery)
         failed = records.pack_failed(number, len(outcomes), now, False, data)
-        self._note(failed + records.pack_discarded(number, now))
+        cancelled = records.pack_cancelled(number)
+        self._note(cancelled + failed + records.pack_discarded(number, now))
 
     def _failure(self, letter: DeadLetter, number: int) -> bytes:
         outcomes, attempts = letter.outcomes, len(letter.outcomes)
@@ -175,13 +176,21 @@ class DeliveryEnds:
             self.replayed.add(number)
         return number
 
-    def revive(self, number: int) -> None:
+    def revive(self, number: int, parent_id: int | None) -> None:
         """Write that a dead letter is replayed; return once that is safe.
+
+        Args:
+            number: number of its delivery.
+            parent_id: the event whose handler replays it.
 
         Raises:
             JournalError: the journal cannot be written.
         """
-        self._journal.write(records.pack_revived(number))
+        data = records.pack_revived(number)
+        owners = self._journal.owners
+        if owners is not None and (jobs := owners(parent_id)):
+            data += records.pack_owned(jobs, [number])
+        self._journal.write(data)
 
     def discard(self, letters: Sequence[DeadLetter]) -> list[tuple[DeadLetter, int]]:
         """Write that dead letters were cleared; return the ones that the journal had."""

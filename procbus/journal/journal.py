@@ -134,6 +134,8 @@ class Journal:
         #: Called with the numbers of dead letters that the command line asked to run again, in a
         #: thread of its own; set once, by the dispatcher.
         self.retry: Callable[[Sequence[int]], object] = len
+        #: Returns the jobs of an event by its parent; None while there was no job. Set once.
+        self.owners: Callable[[int | None], Sequence[int]] | None = None
         self._version = 0
         self._writer = Writer(store, self._keep_s > 0, self.ids, self._tidy, self._look)
         try:
@@ -197,7 +199,7 @@ class Journal:
                 "apart by their names, so give each its own, with name="
             )
         try:
-            return records.pack_published(
+            data = records.pack_published(
                 receipt.id,
                 receipt.parent_id,
                 time(),
@@ -212,6 +214,16 @@ class Journal:
             raise SerializationError(
                 f"the topic of an event cannot be written to the journal: {error}"
             ) from error
+
+        if self.owners is not None and handlers and (jobs := self.owners(receipt.parent_id)):
+            numbers = [receipt.id << SHIFT | each for each in handlers]
+            data += records.pack_owned(jobs, numbers)
+        return data
+
+    @property
+    def generations(self) -> tuple[int, int]:
+        """The generation of the intake that is written to, and the last one in the database."""
+        return self._intake.generation, self._intake.noted
 
     def type_name(self, cls: type) -> bytes:
         """The name of a class, in bytes."""

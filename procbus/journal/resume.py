@@ -23,6 +23,7 @@ from procbus.dispatch.dead_letters import MOST_KEPT
 from procbus.dispatch.send_off import SendOff
 from procbus.dispatch.settlement import Settlement
 from procbus.journal.ends import DeliveryEnds
+from procbus.journal.job_records import JobRecords
 from procbus.journal.journal import Journal
 from procbus.journal.recorded import RecordedDeliveries
 from procbus.journal.storage.queries import Unfinished
@@ -89,6 +90,7 @@ class Leftovers:
         settlement: the settlement of the bus.
         recorded: makes deliveries from records.
         send_off: queues deliveries in their lanes.
+        jobs: told the jobs of each delivery.
     """
 
     def __init__(
@@ -99,6 +101,7 @@ class Leftovers:
         settlement: Settlement,
         recorded: RecordedDeliveries,
         send_off: SendOff,
+        jobs: JobRecords,
     ) -> None:
         self._journal = journal
         self._admission = admission
@@ -106,6 +109,7 @@ class Leftovers:
         self._settlement = settlement
         self._recorded = recorded
         self._send_off = send_off
+        self._jobs = jobs
         self._letters_loaded = False
         #: Number of the last delivery fed to each handler, by name; and how many were fed.
         self._fed: dict[str, int] = {}
@@ -208,9 +212,13 @@ class Leftovers:
         if about.given_id is not None:
             receipt.held = (*known, *receipt.held)
             journal.ids.claim(about.given_id, receipt)
+        for delivery in receipt.deliveries:
+            jobs = rows[delivery.subscription].jobs
+            self._jobs.resumed[delivery] = tuple(map(int, (jobs or "").split()))
         now = time()
         waits = {d for d in queued if self._wait(d, rows[d.subscription].due_at - now)}
         self._send_off.send([delivery for delivery in queued if delivery not in waits], failed)
+        self._jobs.resumed.clear()
         for each in unfinished:
             name = self._name_of(each)
             self._fed[name] = each.number

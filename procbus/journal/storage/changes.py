@@ -13,9 +13,12 @@ from typing import Any
 
 from procbus.journal.storage.records import (
     SHIFT,
+    CancelledRecord,
     DiscardedRecord,
     FailedRecord,
     HandlerRecord,
+    JobRecord,
+    OwnedRecord,
     PublishedRecord,
     Record,
     RecordKind,
@@ -31,6 +34,8 @@ from procbus.journal.storage.records import (
 _PUBLISHED, _SUCCEEDED = RecordKind.PUBLISHED, RecordKind.SUCCEEDED
 #: Stands for no deliveries in a comparison.
 _NO_DELIVERY = (0,)
+#: Columns of `jobs` that count the ends of its deliveries.
+SUCCEEDED, FAILED, CANCELLED = range(3)
 
 
 @dataclass(slots=True)
@@ -81,6 +86,16 @@ class Changes:
     discarded: dict[int, DiscardedRecord] = field(default_factory=dict)
     #: New deliveries that are finished and kept: the end, and the attempts before the last.
     done: dict[int, tuple[Done, int]] = field(default_factory=dict)
+    #: Steps of jobs, in order.
+    jobs: list[JobRecord] = field(default_factory=list)
+    #: Jobs of open deliveries, by number.
+    owned: dict[int, tuple[int, ...]] = field(default_factory=dict)
+    #: Ended deliveries of these records: how many of each end, by job.
+    counts: dict[int, list[int]] = field(default_factory=dict)
+    #: Ends of deliveries that the database may have jobs for, by number.
+    ends: dict[int, int] = field(default_factory=dict)
+    #: Deliveries that were cancelled for good.
+    cancelled: set[int] = field(default_factory=set)
     #: The largest id of an event.
     last_id: int = 0
     #: Deliveries of new events that are open, by event.
@@ -103,6 +118,8 @@ class Changes:
             or self.discarded
             or self.done
             or self.handlers
+            or self.jobs
+            or self.counts
         )
 
     def add_frames(self, frames: Iterable[bytes]) -> None:
@@ -150,6 +167,7 @@ class Changes:
                 self.pending.pop(number, None)
                 self.progressed.pop(number, None)
                 self.dead[number] = record
+                self._count(number, CANCELLED if number in self.cancelled else FAILED)
             case DiscardedRecord(number, at):
                 if number in self.dead and number >> SHIFT in self.events:
                     del self.dead[number]
@@ -160,6 +178,12 @@ class Changes:
                 self._revived(number)
             case HandlerRecord(number, kind, name):
                 self.handlers.append((number, kind, name))
+            case CancelledRecord(number):
+                self.cancelled.add(number)
+            case OwnedRecord(jobs, numbers):
+                self.owned.update(dict.fromkeys(numbers, jobs))
+            case JobRecord():
+                self.jobs.append(record)
 
     def _published(self, record: PublishedRecord) -> None:
         event_id, given_id = record.event_id, record.given_id
@@ -180,7 +204,18 @@ class Changes:
         else:  # it failed among these records, and is pending in the database
             self.progressed[number] = Pending()
 
+    def _count(self, number: int, end: int) -> None:
+        """Count the end of a delivery for its jobs; the first end counts."""
+        jobs = self.owned.pop(number, None)
+        if jobs is None:
+            self.ends.setdefault(number, end)
+            return
+        for job in jobs:
+            self.counts.setdefault(job, [0, 0, 0])[end] += 1
+
     def _finished(self, number: int, done: Done) -> None:
+        if number in self.owned:
+            self._count(number, SUCCEEDED)
         before = self.pending.pop(number, None)
         if before is not None:
             self._end_of_new(number, done, before.attempts)
@@ -188,6 +223,7 @@ class Changes:
             if done.form:
                 self.done[number] = (done, self.done[number][1])
         elif number >> SHIFT not in self.events:
+            self.ends.setdefault(number, SUCCEEDED)
             known = self.finished.get(number)
             if known is None or done.form:
                 self.finished[number] = done

@@ -22,7 +22,7 @@ from urllib.parse import quote
 from procbus.core.errors import JournalError
 from procbus.journal.storage.changes import Changes
 from procbus.journal.storage.files import guard_rollback, trouble
-from procbus.journal.storage.records import SHIFT
+from procbus.journal.storage.records import SHIFT, JobStep
 from procbus.journal.storage.schema import APPLICATION_ID, MIGRATIONS, VERSION
 
 #: First bytes of each database.
@@ -212,6 +212,7 @@ class Store:
             [(n, p.attempts, p.due_at, p.outcomes) for n, p in changes.pending.items()],
         )
         self._insert(_DONE, changes.done_rows(), "OR REPLACE")
+        self._write_jobs(changes)
         if changes.revived:
             self._revive(changes.revived)
         for number, p in changes.progressed.items():
@@ -239,6 +240,44 @@ class Store:
         if changes.last_id:
             meta = meta | {"last_id": max(changes.last_id, self._last_id_written())}
         self._insert("meta(name, value)", list(meta.items()), "OR REPLACE")
+
+    def _write_jobs(self, changes: Changes) -> None:
+        """Write the steps of jobs, and count the ends of their deliveries."""
+        do = self._writing.execute
+        for step in changes.jobs:
+            if step.step == JobStep.ENTERED:
+                inside = " ".join(map(str, step.above))
+                do(
+                    "INSERT INTO jobs VALUES (?, ?, ?, ?, 0, ?, NULL, 0, 0, 0) ON CONFLICT DO "
+                    "UPDATE SET inside = excluded.inside, left_block = 0, "
+                    "touched_at = excluded.touched_at",
+                    (step.job, step.id, step.name, inside, step.at),
+                )
+            else:
+                do(
+                    "UPDATE jobs SET left_block = 1, touched_at = ?1, "
+                    "done_at = iif(?2, ?1, done_at) WHERE number = ?3",
+                    (step.at, step.step == JobStep.DONE, step.job),
+                )
+        counts = [(job, *ends) for job, ends in changes.counts.items()]
+        if changes.ends and do("SELECT EXISTS (SELECT 1 FROM owned)").fetchone()[0]:
+            counts += do(
+                "SELECT job, sum(value = 0), sum(value = 1), sum(value = 2) FROM json_each(?) "
+                "JOIN owned ON number = key GROUP BY job",
+                (json.dumps(changes.ends),),
+            ).fetchall()
+            do(
+                "DELETE FROM owned WHERE number IN (SELECT value FROM json_each(?))",
+                (_numbers(changes.ends),),
+            )
+        for job, succeeded, failed, cancelled in counts:
+            do(
+                "UPDATE jobs SET succeeded = succeeded + ?, failed = failed + ?, "
+                "cancelled = cancelled + ? WHERE number = ?",
+                (succeeded, failed, cancelled, job),
+            )
+        owned = [(number, job) for number, jobs in changes.owned.items() for job in jobs]
+        self._insert("owned(number, job)", owned, "OR IGNORE")
 
     def _last_id_written(self) -> int:
         row = self._writing.execute("SELECT value FROM meta WHERE name = 'last_id'").fetchone()
@@ -325,6 +364,10 @@ class Store:
             do("DELETE FROM done WHERE finished_at < ?", (before,))
             if dead:
                 do("DELETE FROM dead WHERE failed_at < ?", (before,))
+            do(
+                "DELETE FROM jobs WHERE touched_at < ? AND number NOT IN (SELECT job FROM owned)",
+                (before,),
+            )
             for sql in _PURGE:
                 do(sql)
 

@@ -27,6 +27,8 @@ class Unfinished(NamedTuple):
     given_id: str | None
     form: int
     data: bytes
+    #: Numbers of the jobs that the delivery belongs to, parted by spaces; None for no job.
+    jobs: str | None
 
 
 class Recorded(NamedTuple):
@@ -42,6 +44,23 @@ class Recorded(NamedTuple):
 
 #: An event that was published with an id, and the states of its deliveries.
 SeenEvent = tuple[int, list[Recorded]]
+
+
+class JobRow(NamedTuple):
+    """A job in the journal."""
+
+    number: int
+    id: str
+    name: str
+    #: Numbers of the jobs that it belongs to, parted by spaces, inner ones first.
+    inside: str
+    left_block: bool
+    done_at: float | None
+    succeeded: int
+    failed: int
+    cancelled: int
+    #: Number of its deliveries that are not settled.
+    open: int
 
 
 class Queries:
@@ -97,7 +116,8 @@ class Queries:
         while True:
             rows = self._rows(
                 "SELECT number, attempts, due_at, outcomes, id, parent_id, topic, type_name, "
-                "given_id, form, data FROM pending JOIN events ON id = number >> ? "
+                "given_id, form, data, (SELECT group_concat(job, ' ') FROM owned "
+                "WHERE owned.number = pending.number) FROM pending JOIN events ON id = number >> ? "
                 "WHERE number > ? AND number < ? "
                 "AND number & ? IN (SELECT value FROM json_each(?)) ORDER BY number LIMIT ?",
                 (SHIFT, after, before, _LOWEST, wanted, page),
@@ -172,6 +192,35 @@ class Queries:
             span * 3,
         )
         return [Recorded(*row) for row in rows]
+
+    def jobs(self, which: str = "TRUE", about: Sequence[Any] = ()) -> list[JobRow]:
+        """Jobs, in order of their numbers; a journal of an older procbus has none.
+
+        Args:
+            which: a condition in SQL.
+            about: its parameters.
+        """
+        if not self._rows("SELECT 1 FROM sqlite_schema WHERE name = 'jobs'"):
+            return []
+        rows = self._rows(
+            "SELECT number, id, name, inside, left_block, done_at, succeeded, failed, cancelled, "  # noqa: S608 - no user's words
+            "ifnull(count, 0) FROM jobs LEFT JOIN (SELECT job, count(*) AS count FROM owned "
+            f"GROUP BY job) ON job = number WHERE {which} ORDER BY number",
+            about,
+        )
+        return [JobRow(*row) for row in rows]
+
+    def open_jobs(self) -> list[JobRow]:
+        """Jobs that are not done, or have deliveries that are not settled."""
+        return self.jobs("done_at IS NULL OR count")
+
+    def job(self, id: str) -> JobRow | None:
+        """The job with an id."""
+        return next(iter(self.jobs("id = ?", (id,))), None)
+
+    def last_job(self) -> int:
+        """The largest number of a job."""
+        return int(self._rows("SELECT ifnull(max(number), 0) FROM jobs")[0][0])
 
     def asked(self) -> list[int]:
         """Dead letters that the command line asks to run again."""

@@ -29,6 +29,9 @@ class RecordKind:
     FAILED = 6
     DISCARDED = 7
     REVIVED = 8
+    CANCELLED = 9
+    OWNED = 10
+    JOB = 11
 
 
 #: Head of every record: its kind, and the length of the rest.
@@ -53,6 +56,12 @@ _FAILED = struct.Struct("<BIqId?")
 _DISCARDED = struct.Struct("<BIqd")
 _REVIVED = struct.Struct("<BIq")
 _HANDLER = struct.Struct("<BIHB")
+_CANCELLED = struct.Struct("<BIq")
+#: Kind, length, number of jobs. Then follow the jobs' numbers and the deliveries'.
+_OWNED = struct.Struct("<BIH")
+#: Kind, length, job, step, time; number of jobs around it, length of its id. Then follow the
+#: numbers of the jobs around it, its id, and its name.
+_JOB = struct.Struct("<BIIBdHI")
 
 _REST_OF = {
     each: each.size - _HEAD.size
@@ -66,6 +75,9 @@ _REST_OF = {
         _DISCARDED,
         _REVIVED,
         _HANDLER,
+        _CANCELLED,
+        _OWNED,
+        _JOB,
     )
 }
 _REST_OF_PUBLISHED = _REST_OF[_PUBLISHED]
@@ -151,6 +163,39 @@ class HandlerRecord(NamedTuple):
     name: str
 
 
+class CancelledRecord(NamedTuple):
+    """A delivery was cancelled for good: the records of that follow."""
+
+    number: int
+
+
+class OwnedRecord(NamedTuple):
+    """Deliveries of a new event belong to jobs."""
+
+    jobs: tuple[int, ...]
+    numbers: tuple[int, ...]
+
+
+class JobStep:
+    """Steps of a job: its block is entered; is left; the job is done."""
+
+    ENTERED = 0
+    LEFT = 1
+    DONE = 2
+
+
+class JobRecord(NamedTuple):
+    """A job made a step. The rest is empty, unless its block is entered."""
+
+    job: int
+    step: int
+    at: float
+    #: Numbers of the jobs that it belongs to, inner ones first.
+    above: tuple[int, ...]
+    id: str
+    name: str
+
+
 Record = (
     PublishedRecord
     | RetryRecord
@@ -160,6 +205,9 @@ Record = (
     | DiscardedRecord
     | RevivedRecord
     | HandlerRecord
+    | CancelledRecord
+    | OwnedRecord
+    | JobRecord
 )
 
 
@@ -262,6 +310,27 @@ def pack_handler(number: int, kind: str, name: str) -> bytes:
     return _HANDLER.pack(RecordKind.HANDLER, rest, number, _SMALL_KINDS[kind]) + data
 
 
+def pack_cancelled(number: int) -> bytes:
+    """Lay out the record that a delivery was cancelled for good."""
+    return _CANCELLED.pack(RecordKind.CANCELLED, _REST_OF[_CANCELLED], number)
+
+
+def pack_owned(jobs: Sequence[int], numbers: Sequence[int]) -> bytes:
+    """Lay out the record that new deliveries belong to jobs."""
+    tail = struct.pack(f"<{len(jobs)}I{len(numbers)}q", *jobs, *numbers)
+    return _OWNED.pack(RecordKind.OWNED, _REST_OF[_OWNED] + len(tail), len(jobs)) + tail
+
+
+def pack_job(
+    job: int, step: int, at: float, above: Sequence[int] = (), id: str = "", name: str = ""
+) -> bytes:
+    """Lay out the record of a step of a job."""
+    id_data = id.encode()
+    tail = struct.pack(f"<{len(above)}I", *above) + id_data + name.encode()
+    rest = _REST_OF[_JOB] + len(tail)
+    return _JOB.pack(RecordKind.JOB, rest, job, step, at, len(above), len(id_data)) + tail
+
+
 def succeeded_in(frame: bytes) -> tuple[int, ...]:
     """The deliveries of a frame that only records their success; empty for other frames."""
     if frame[0] != RecordKind.SUCCEEDED:
@@ -316,6 +385,13 @@ def records_in(frame: bytes | memoryview) -> Iterator[Record]:
             _, _, number, small = _HANDLER.unpack_from(frame, at)
             name = _text(frame[at + _HANDLER.size : stop])
             yield HandlerRecord(number, _KINDS[small], name)
+        elif kind == RecordKind.CANCELLED:
+            _, _, number = _CANCELLED.unpack_from(frame, at)
+            yield CancelledRecord(number)
+        elif kind == RecordKind.OWNED:
+            yield _owned(frame, at, stop)
+        elif kind == RecordKind.JOB:
+            yield _job(frame, at, stop)
         else:
             raise ValueError(f"a record of unknown kind {kind}")
         at = stop
@@ -348,6 +424,23 @@ def _published(frame: bytes | memoryview, at: int, stop: int) -> PublishedRecord
         bytes(frame[at:stop]),
         handlers,
     )
+
+
+def _owned(frame: bytes | memoryview, at: int, stop: int) -> OwnedRecord:
+    _, _, count = _OWNED.unpack_from(frame, at)
+    at += _OWNED.size
+    jobs = struct.unpack_from(f"<{count}I", frame, at)
+    at += 4 * count
+    return OwnedRecord(jobs, struct.unpack_from(f"<{(stop - at) // 8}q", frame, at))
+
+
+def _job(frame: bytes | memoryview, at: int, stop: int) -> JobRecord:
+    _, _, job, step, when, count, id_size = _JOB.unpack_from(frame, at)
+    at += _JOB.size
+    above = struct.unpack_from(f"<{count}I", frame, at)
+    at += 4 * count
+    id = _text(frame[at : at + id_size])
+    return JobRecord(job, step, when, above, id, _text(frame[at + id_size : stop]))
 
 
 def _text(data: bytes | memoryview) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 #: In the header of the SQLite file: the id of journals ("pbjl"), and the version of the tables.
 APPLICATION_ID = 0x70626A6C
-VERSION = 1
+VERSION = 2
 
 #: One SQL script for each version, which updates from the version before.
 #: A delivery's number combines its event's and its handler's: see `records`. An event stays in
@@ -71,6 +71,29 @@ MIGRATIONS = (
     CREATE TABLE ids (
         given_id TEXT PRIMARY KEY,
         event_id INTEGER NOT NULL
+    ) WITHOUT ROWID;
+    """,
+    """
+    -- Jobs. inside has the numbers of the jobs around it, parted by spaces. left_block is 1 once
+    -- its block is left. done_at is NULL until the job is done.
+    CREATE TABLE jobs (
+        number INTEGER PRIMARY KEY,
+        id TEXT NOT NULL UNIQUE,
+        name TEXT NOT NULL,
+        inside TEXT NOT NULL,
+        left_block INTEGER NOT NULL,
+        touched_at REAL NOT NULL,
+        done_at REAL,
+        succeeded INTEGER NOT NULL,
+        failed INTEGER NOT NULL,
+        cancelled INTEGER NOT NULL
+    );
+
+    -- Open deliveries of jobs. Their ends are counted in `jobs`.
+    CREATE TABLE owned (
+        number INTEGER NOT NULL,
+        job INTEGER NOT NULL,
+        PRIMARY KEY (number, job)
     ) WITHOUT ROWID;
     """,
 )
