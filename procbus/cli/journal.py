@@ -51,6 +51,7 @@ def add_journal(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         action="store_true",
         help="load the event too, and show it: that may run code of the file",
     )
+    _add(actions, "jobs", _jobs, "jobs, with the number of their deliveries", json_too=True)
     retry = _add(actions, "retry", _retry, "run dead letters again")
     retry.add_argument("id", nargs="*", help="number of an event, or EVENT:HANDLER")
     retry.add_argument("--all", action="store_true", help="all dead letters")
@@ -166,15 +167,37 @@ def _show(visit: Visit, options: argparse.Namespace) -> None:
         _print_json(found)
         return
     for each in found:
-        outcomes, event = each.pop("outcomes"), each.pop("event")
+        outcomes, event, jobs = (each.pop(name) for name in ("outcomes", "event", "jobs"))
         for name, value in each.items():
             print(f"{name}: {_clean(str(value))}")
+        if jobs:
+            print(f"jobs: {_clean(', '.join(jobs))}")
         print(f"event: {_clean(_short(event))}")
         for number, outcome in enumerate(outcomes, 1):
             print(f"attempt {number}: {outcome['kind']}: {_clean(str(outcome['text']))}")
             if outcome["stack"]:
                 print(_clean(str(outcome["stack"]).rstrip()))
         print()
+
+
+def _jobs(visit: Visit, options: argparse.Namespace) -> None:
+    jobs = visit.jobs()
+    if options.json:
+        _print_json(jobs)
+        return
+    ends = ("succeeded", "failed", "cancelled", "pending")
+    head = ("id", "name", "state", *ends, "done (UTC)")
+    rows = [
+        [
+            _cell(job["id"]),
+            _cell(job["name"]),
+            job["state"],
+            *(f"{job[end]:,}" for end in ends),
+            (job["done_at"] or "")[:19].replace("T", " "),
+        ]
+        for job in jobs
+    ]
+    print(f"\n{table(head, rows, left=set(head) - set(ends))}\n")
 
 
 def _short(event: dict[str, Any]) -> str:
@@ -217,7 +240,8 @@ def _backup(visit: Visit, options: argparse.Namespace) -> None:
 
 def _all_of(visit: Visit, line: Line, *, unpickle: bool = False) -> dict[str, Any]:
     event = visit.event(line, unpickle=unpickle)
-    return line.plain() | {"outcomes": visit.outcomes(line), "event": event}
+    about = {"jobs": visit.jobs_of(line), "outcomes": visit.outcomes(line), "event": event}
+    return line.plain() | about
 
 
 def _clean(text: str) -> str:

@@ -28,7 +28,7 @@ from procbus.journal.storage.frames import Half
 from procbus.journal.storage.lock import JournalLock, JournalTaken
 from procbus.journal.storage.names import name_of_nameless
 from procbus.journal.storage.opening import lost_in, read_left, recover
-from procbus.journal.storage.queries import Queries
+from procbus.journal.storage.queries import JobRow, Queries
 from procbus.journal.storage.records import MOST_HANDLERS, SHIFT
 
 STATES = ("pending", "retrying", "dead", "succeeded", "discarded")
@@ -186,6 +186,27 @@ class Visit:
             if not found:
                 return
 
+    def jobs(self) -> list[dict[str, Any]]:
+        """The jobs as plain data, in the order of their first blocks."""
+        return [
+            {
+                "id": job.id,
+                "name": job.name,
+                "state": _state_of(job),
+                "succeeded": job.succeeded,
+                "failed": job.failed,
+                "cancelled": job.cancelled,
+                "pending": job.open,
+                "done_at": iso(job.done_at),
+            }
+            for job in self._queries.jobs()
+        ]
+
+    def jobs_of(self, line: Line) -> list[str]:
+        """The ids of the jobs that an open delivery belongs to."""
+        which = "number IN (SELECT job FROM owned WHERE owned.number = ?)"
+        return [job.id for job in self._queries.jobs(which, (line.number,))]
+
     def newest_dead(self, most: int) -> list[Line]:
         """The dead letters that failed last, the newest first.
 
@@ -291,6 +312,12 @@ class Visit:
     def purge(self, before: float, *, dead: bool) -> None:
         """Delete deliveries that finished before a time; with `dead` older dead letters too."""
         self._store.purge(before, dead=dead)
+
+
+def _state_of(job: JobRow) -> str:
+    if job.done_at is not None:
+        return "done"
+    return "block left" if job.left_block else "block open"
 
 
 def iso(at: float | None) -> str | None:

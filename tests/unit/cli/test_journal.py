@@ -289,3 +289,44 @@ def test_records_of_a_dead_bus_are_seen_and_kept(
     with EventBus([], journal=path) as bus:
         bus.subscribe("slow", ran.append, name="slow")
     assert ran == [1]
+
+
+def test_jobs_are_listed_and_open_deliveries_name_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    path = tmp_path / "run.db"
+    began, go_on = threading.Event(), threading.Event()
+
+    def wait(number: int) -> None:  # noqa: ARG001 - its topic
+        began.set()
+        go_on.wait(BOUND_S)
+
+    bus = EventBus([], journal=path, io_workers=1)
+    bus.subscribe("number", wait, name="wait")
+    with pytest.raises(Refused), bus:
+        with bus.job("done", id="first"):
+            pass
+        with bus.job("cut short"):
+            bus.publish("number", 1)
+            bus.publish("number", 2)
+            assert began.wait(BOUND_S)
+            threading.Timer(0.05, go_on.set).start()
+            raise Refused
+    jobs = run_json(capsys, "jobs", path)
+    assert [(job["id"], job["state"], job["pending"]) for job in jobs] == [
+        ("first", "done", 0),
+        ("cut short", "block open", 1),
+    ]
+    assert jobs[1]["succeeded"] == 1
+    assert run("jobs", path) == 0
+    assert "block open" in capsys.readouterr().out
+    assert [each["jobs"] for each in run_json(capsys, "show", path, 2)] == [["cut short"]]
+    assert run("show", path, 2) == 0
+    assert "jobs: cut short" in capsys.readouterr().out
+
+
+def test_journal_of_an_older_procbus_has_no_jobs(path: Path, capsys: pytest.CaptureFixture[str]):
+    with closing(sqlite3.connect(path)) as database:
+        database.executescript("DROP TABLE jobs; DROP TABLE owned; PRAGMA user_version = 1")
+    with EventBus([], journal=path):  # takes the file over, and holds it while it is looked at
+        assert run_json(capsys, "show", path, 1)[0]["jobs"] == []
