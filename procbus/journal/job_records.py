@@ -49,8 +49,8 @@ class JobRecords:
 
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
-        self.open: Sequence[JobRow] = journal.queries.open_jobs()
-        self._next = itertools.count(journal.queries.last_job() + 1).__next__
+        self.open: Sequence[JobRow] = journal.open_jobs
+        self._next = itertools.count(journal.last_job + 1).__next__
         #: Jobs whose last steps the database may not have yet, by id, with the generation of the
         #: intake that has them. Each operation on it is atomic.
         self._recent: dict[str, tuple[int, JobRow]] = {}

@@ -75,7 +75,9 @@ class Journal:
         first_id: id of the first event that this bus publishes; smaller ids belong to earlier runs.
         found: contents of the journal at the start.
         keep_results: whether results are kept.
+        last_job: largest number of a job at the start.
         names: numbers of the handlers.
+        open_jobs: jobs that were not done at the start, or had open deliveries.
         queries: queries to the database, which lags a moment behind.
 
     Raises:
@@ -127,6 +129,8 @@ class Journal:
         self.found = what_is_in(store, self.queries)
         self.id = identify(store, self.queries, codec, keep_all=self._keep_s > 0)
         self.first_id = self.queries.last_id() + 1
+        self.open_jobs = self.queries.open_jobs()
+        self.last_job = self.queries.last_job()
         self._calendar = Calendar()
         self._tidied_at = 0.0
         self._type_names: dict[type, bytes] = {}

@@ -16,7 +16,7 @@ import sys
 from procbus import EventBus, JobDone, current
 from tests.integration.helpers import Tally
 
-#: Of so many events, one fails for good, and one has an inner job.
+#: Interval, in events, between two that fail for good, and between two inner jobs.
 FAILS_EACH, INNER_EACH = 7, 50
 
 
