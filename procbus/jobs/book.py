@@ -197,6 +197,7 @@ class JobBook:
         if self._records is not None:
             job = self._enter(self._records, job, above)
         with self._lock:
+            job.begun = True
             self._count_out(job)
             job.above = tuple(each for each in above if not each.over)
             self._count_in(job)
