@@ -26,6 +26,7 @@ from typing import Any
 from procbus.core.errors import QueueFull
 from procbus.core.receipt import Receipt, call_in_loop
 from procbus.core.waiting import pause
+from procbus.core.when import When
 from procbus.dispatch.dispatcher import Dispatcher
 from procbus.dispatch.window import Window
 from procbus.lanes.lanes import Lanes
@@ -105,6 +106,14 @@ async def publish(
             raise
         if published is not None:
             return published
+
+
+async def publish_delayed(
+    dispatcher: Dispatcher, event: Any, topic: str | None, when: When, given_id: str | None
+) -> Receipt:
+    """Publish one event whose handlers run later, see `Dispatcher.publish_delayed`."""
+    found: Receipt = await in_thread(dispatcher.publish_delayed, event, topic, when, given_id)
+    return found
 
 
 async def stream(

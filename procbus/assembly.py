@@ -270,6 +270,7 @@ class Assembly:
         self.lanes = make.lanes(self)
         self.admission.when_full = self.lanes.flush
         self.supervisor.look_after(self.lanes, self.cancellation.look)
+        self.settlement.delays.keep_time = self.lanes.keep_time
         self.direct = DirectSubscriptions()
         self._books: dict[str, JobBook] = {}
         if self._debug:
@@ -605,7 +606,7 @@ class Assembly:
             self.lanes.snapshot(subscriptions),
             running=running,
             place_of=self.lanes.place_of,
-            retrying=len(self.retries),
+            retrying=self.retries.retrying,
             dead_letters=len(self.settlement.dead_letters),
             shared_memory=self.lanes.shared_memory(),
         )

@@ -19,6 +19,7 @@ from procbus.core.receipt import Receipt
 from procbus.core.stats import BusStats
 from procbus.core.topic import Topic, Topics, check_concrete, topics_in
 from procbus.core.validation import is_whole, shown
+from procbus.core.when import when_of
 from procbus.dispatch.choosing import Choice
 from procbus.dispatch.dead_letters import DeadLetters
 from procbus.lifecycle import Lifecycle
@@ -28,11 +29,13 @@ from procbus.system import sigterm
 from procbus.system.uncounted import leave_uncounted
 
 if TYPE_CHECKING:
+    from datetime import datetime
     from os import PathLike
 
     from procbus.advice.advice import AdviceList
     from procbus.core.handler import CallOptions, Handler, HandlerOptions, Kind
     from procbus.core.listeners import Listening
+    from procbus.core.when import Duration
     from procbus.futures.executor import BusExecutor
     from procbus.jobs.expected import Expected
     from procbus.jobs.job import Job
@@ -415,12 +418,35 @@ class EventBus:
     # Publishing.
 
     @overload
-    def publish(self, event: E, *, id: str | None = None) -> Receipt[E, Any]: ...
+    def publish(
+        self,
+        event: E,
+        *,
+        id: str | None = None,
+        delay: Duration | None = None,
+        at: datetime | None = None,
+    ) -> Receipt[E, Any]: ...
 
     @overload
-    def publish(self, event: str, payload: E, *, id: str | None = None) -> Receipt[E, Any]: ...
+    def publish(
+        self,
+        event: str,
+        payload: E,
+        *,
+        id: str | None = None,
+        delay: Duration | None = None,
+        at: datetime | None = None,
+    ) -> Receipt[E, Any]: ...
 
-    def publish(self, event: Any, payload: Any = NOTHING, *, id: str | None = None) -> Receipt:
+    def publish(
+        self,
+        event: Any,
+        payload: Any = NOTHING,
+        *,
+        id: str | None = None,
+        delay: Duration | None = None,
+        at: datetime | None = None,
+    ) -> Receipt:
         """Publish an event: `publish(event)`, or `publish("topic", payload)`.
 
         `publish(event)` reaches the handlers of its class and base classes and, if it has a string
@@ -444,6 +470,10 @@ class EventBus:
             payload: the event, when a topic is given.
             id: if the journal has seen this id, in this run or an earlier one, no handler runs, and
                 the receipt tells the state of that first event.
+            delay: how long handlers wait before they run the event: seconds, a text such as
+                "5 min", or a timedelta. See docs/schedules.md.
+            at: the time from which handlers run the event: a datetime, in local time if it has no
+                time zone. At once if that is over. With a journal both survive a restart.
 
         Returns:
             The receipt of the event, at once: wait on the receipt for results.
@@ -451,27 +481,62 @@ class EventBus:
         Raises:
             JournalError: the journal cannot be written, and the event was not accepted.
             BusClosed: the bus was closed, or this is a forked child of its process.
+            OptionError: the delay is negative or no duration, or `at` is given too.
             QueueFull: the bus is full and was made with `on_full="raise"`.
             TopicError: the topic is malformed, or has wildcards.
         """
-        if id is not None:
-            return self._parts.dispatcher.publish_once(*_event_and_topic(event, payload), id)
+        if id is not None or delay is not None or at is not None:
+            return self._publish_with(*_event_and_topic(event, payload), id, delay, at)
         if payload is NOTHING:
             return self._publish(event, None)
         if type(event) is not str:
             event = check_concrete(event)  # None must not mean routing by class
         return self._publish(payload, event)
 
-    @overload
-    async def apublish(self, event: E, *, id: str | None = None) -> Receipt[E, Any]: ...
+    def _publish_with(
+        self,
+        event: Any,
+        topic: str | None,
+        id: str | None,
+        delay: Duration | None,
+        at: datetime | None,
+    ) -> Receipt:
+        """Publish an event with an id or a delay."""
+        dispatcher = self._parts.dispatcher
+        if delay is not None or at is not None:
+            return dispatcher.publish_delayed(event, topic, when_of(delay, at), id)
+        assert id is not None
+        return dispatcher.publish_once(event, topic, id)
 
     @overload
     async def apublish(
-        self, event: str, payload: E, *, id: str | None = None
+        self,
+        event: E,
+        *,
+        id: str | None = None,
+        delay: Duration | None = None,
+        at: datetime | None = None,
+    ) -> Receipt[E, Any]: ...
+
+    @overload
+    async def apublish(
+        self,
+        event: str,
+        payload: E,
+        *,
+        id: str | None = None,
+        delay: Duration | None = None,
+        at: datetime | None = None,
     ) -> Receipt[E, Any]: ...
 
     async def apublish(
-        self, event: Any, payload: Any = NOTHING, *, id: str | None = None
+        self,
+        event: Any,
+        payload: Any = NOTHING,
+        *,
+        id: str | None = None,
+        delay: Duration | None = None,
+        at: datetime | None = None,
     ) -> Receipt:
         """Publish in a running event loop, see `publish`; it waits without blocking the loop.
 
@@ -501,6 +566,8 @@ class EventBus:
         self._lifecycle.check_process()
         parts = self._parts
         await aio.make_ready(self._subscriptions, parts.lanes, parts.dispatcher, event, topic)
+        if delay is not None or at is not None:
+            return await aio.publish_delayed(parts.dispatcher, event, topic, when_of(delay, at), id)
         may_wait = parts.journal is not None and parts.journal.may_wait
         return await aio.publish(parts.dispatcher, event, topic, id, may_wait)
 

@@ -120,7 +120,7 @@ class Lifecycle:
             if not cancel and sigterm.finish_by(self) == inf:
                 self._resume()
             self._admission.refuse()
-            self._lanes.expect_close()
+            self._lanes.expect_close(cancel=cancel)
             self.closing = True
             try:
                 self._end(timeout, cancel)

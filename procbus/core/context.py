@@ -14,7 +14,10 @@ from procbus.core.progress import Amount, NoteProgress
 from procbus.core.worker import NO_WORKER, CurrentWorker
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from procbus.core.receipt import Receipt
+    from procbus.core.when import Duration, When
 
 E = TypeVar("E")
 
@@ -108,7 +111,7 @@ class HandlerContext:
         parent_id: int | None,
         topic: str | None,
         attempt: int,
-        publish: Callable[[Any, str | None], Receipt | None],
+        publish: Callable[..., Receipt | None],
         owner: object = None,
         run: Run = ONLY_RUN,
         state: RunState = _NO_RUN,
@@ -151,16 +154,34 @@ class HandlerContext:
         return self.event_id < self.run.first_id
 
     @overload
-    def publish(self, event: E) -> Receipt[E, Any] | None: ...
+    def publish(
+        self, event: E, *, delay: Duration | None = None, at: datetime | None = None
+    ) -> Receipt[E, Any] | None: ...
 
     @overload
-    def publish(self, event: str, payload: E) -> Receipt[E, Any] | None: ...
+    def publish(
+        self, event: str, payload: E, *, delay: Duration | None = None, at: datetime | None = None
+    ) -> Receipt[E, Any] | None: ...
 
-    def publish(self, event: Any, payload: Any = NOTHING) -> Receipt | None:
+    def publish(
+        self,
+        event: Any,
+        payload: Any = NOTHING,
+        *,
+        delay: Duration | None = None,
+        at: datetime | None = None,
+    ) -> Receipt | None:
         """Publish an event from inside a handler: `publish(event)` or `publish("topic", payload)`.
 
         From an io handler it goes out at once. From a cpu handler it leaves the worker together
         with the handler's success, and is dropped if the handler fails. It never blocks.
+
+        Args:
+            event: the event, or the topic of the payload.
+            payload: the event, when a topic is given.
+            delay: as for `EventBus.publish`. From a cpu handler it counts from the handler's
+                success.
+            at: as for `EventBus.publish`.
 
         Returns:
             The receipt of the event, in a handler of kind ``"io"``. None in one of kind ``"cpu"``,
@@ -169,6 +190,7 @@ class HandlerContext:
         Raises:
             QueueFull: far too many deliveries are pending (io handlers only; a cpu handler's
                 delivery fails with this error instead).
+            OptionError: the delay makes no sense.
             TopicError: the topic is malformed.
         """
         topic = None
@@ -182,6 +204,10 @@ class HandlerContext:
         # In a thread that the handler started, this line makes the event one of the handler's own.
         before = running.set(self)
         try:
+            if delay is not None or at is not None:
+                from procbus.core.when import when_of  # only now, as above
+
+                return self._publish(event, topic, when=when_of(delay, at))
             return self._publish(event, topic)
         finally:
             running.reset(before)
@@ -358,13 +384,19 @@ def _copy_decimals(context: Context) -> None:
 _decimal_variable: list[ContextVar[Any]] = []
 
 
-def keep_event(published: list[tuple[str | None, Any]], event: Any, topic: str | None) -> None:
+def keep_event(
+    published: list[tuple[str | None, Any]],
+    event: Any,
+    topic: str | None,
+    when: When | None = None,
+) -> None:
     """Keep an event that a cpu handler publishes until the handler has succeeded.
 
     Args:
         published: the kept events of the handler.
         event: the event.
         topic: its topic; None routes it by its class.
+        when: when its handlers run; None for now.
 
     Raises:
         TopicError: the topic is malformed.
@@ -373,6 +405,10 @@ def keep_event(published: list[tuple[str | None, Any]], event: Any, topic: str |
         from procbus.core.topic import check_concrete  # only now: inspect takes time to import
 
         check_concrete(topic)
+    if when is not None:
+        from procbus.core.when import Delayed  # only now, as above
+
+        event = Delayed(event, when)
     published.append((topic, event))
 
 

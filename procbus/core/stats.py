@@ -352,7 +352,7 @@ def _handler_stats(same: Sequence[Subscription], running: int, place: str) -> Ha
         crashed=sum(each.crashed for each in same),
         over_memory=sum(each.over_memory for each in same),
         cancelled=cancelled,
-        held=sum(each.held for each in same),
+        held=sum(each.held + each.delayed for each in same),
         kind=same[0].handler.kind,
         decided=same[0].decided,
         place=place,

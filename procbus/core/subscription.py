@@ -121,6 +121,7 @@ class Subscription:
         "cancelled",
         "crashed",
         "decided",
+        "delayed",
         "failed",
         "gated",
         "group",
@@ -195,11 +196,14 @@ class Subscription:
         #: Published and succeeded deliveries: sums, and the ones since, at most `SMALL`.
         self.published_sum = self.published_since = 0
         self.succeeded_sum = self.succeeded_since = 0
-        #: Published deliveries that `where` or `key` failed before they got into the lane.
+        #: Published deliveries that are not in their lane: `where` or `key` has failed them, or their
+        #: delay is not over, or they were cancelled before.
         self.unqueued = 0
         #: Deliveries that a `Pacer` holds now; and these together with the ones that were cancelled
         #: while it held them. Guarded by its lock.
         self.held = self.apart = 0
+        #: Deliveries that wait for their delay to be over. Guarded by the lock of `RetryQueue`.
+        self.delayed = 0
         #: Deliveries cancelled while a `LaneSwitch` held them, before a lane counted them.
         #: Guarded by its lock.
         self.withdrawn = 0

@@ -164,11 +164,11 @@ def _from_text(text: str) -> int:
     return size
 
 
-# The time for which a journal keeps finished deliveries.
+# Durations, such as the time for which a journal keeps finished deliveries.
 
 Keep = Literal["unfinished", "all"] | float | str | timedelta
 
-_TIME_UNITS = {"s": 1, "second": 1, "min": 60, "minute": 60, "h": 3_600, "hour": 3_600}
+_TIME_UNITS = {"s": 1, "sec": 1, "second": 1, "min": 60, "minute": 60, "h": 3_600, "hour": 3_600}
 _TIME_UNITS |= {"d": 86_400, "day": 86_400, "w": 604_800, "week": 604_800}
 _DURATION = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([a-z]+?)s?\s*", re.IGNORECASE)
 
@@ -211,17 +211,38 @@ def parse_keep(value: object) -> float:
         return 0.0
     if value == "all":
         return inf
-    seconds: float | None = None
-    if isinstance(value, timedelta):
-        seconds = value.total_seconds()
-    elif isinstance(value, int | float) and not isinstance(value, bool):
-        seconds = float(value)
-    elif isinstance(value, str) and (found := _DURATION.fullmatch(value)):
-        unit = _TIME_UNITS.get(found[2].lower())
-        seconds = None if unit is None else float(found[1]) * unit
-    if seconds is None or not 0 < seconds < inf:
+    try:
+        seconds = parse_duration(value)
+    except ValueError:
+        seconds = -1.0
+    if not 0 < seconds < inf:
         raise ValueError(
             'must be "unfinished", "all", or how long: a number of seconds, such as "7 days" or '
             f'"36 h", or a timedelta, not {value!r}'
         )
     return seconds
+
+
+def parse_duration(value: object) -> float:
+    """Return the seconds of a duration; the number may be out of bounds, or NaN.
+
+    Args:
+        value: a number of seconds, a text such as "5 min", or a `timedelta`.
+
+    Raises:
+        ValueError: it is none of these; the sentence says how to mend it.
+    """
+    if isinstance(value, timedelta):
+        return value.total_seconds()
+    if isinstance(value, _REAL) and not isinstance(value, bool):
+        return float(value)
+    hint = ""
+    if isinstance(value, str) and (found := _DURATION.fullmatch(value)):
+        unit = _TIME_UNITS.get(found[2].lower())
+        if unit is not None:
+            return float(found[1]) * unit
+        hint = did_you_mean(found[2], list(_TIME_UNITS)) or "; the units are s, min, h, d and w"
+    raise ValueError(
+        f'must be a number of seconds, a text such as "5 min" or "1.5 h", or a timedelta, not '
+        f"{shown(value)}{hint}"
+    )

@@ -74,17 +74,22 @@ class Cancellation:
     ) -> list[Delivery]:
         """Cancel deliveries that wait; return the ones that are on their way to a worker."""
         back: list[Delivery] = []
+        early: list[Delivery] = []
         rest: list[Delivery] = []
         try:
             for each in deliveries:
-                if self._withdraw(each):
+                if self._retries.withdraw_first(each):
+                    early.append(each)
+                elif self._withdraw(each):
                     back.append(each)
                 elif each.receipt is not None and not each.subscription.is_running(each):
                     rest.append(each)
         finally:
-            for each in back:
+            for each in (*back, *early):
                 self._settlement.ask(each, request)
             self._settlement.settle([(each, cancelled(each)) for each in back])
+            if early:
+                self._settlement.settle([(each, cancelled(each)) for each in early], queued=False)
         return rest
 
     def look(self, now: float) -> float:
@@ -116,6 +121,9 @@ class Cancellation:
 
     def _take_back(self, delivery: Delivery) -> bool:
         """Cancel a delivery; False if a worker has begun it, or may have."""
+        if self._retries.withdraw_first(delivery):
+            self._settlement.settle([(delivery, cancelled(delivery))], queued=False)
+            return True
         found = self._withdraw(delivery)
         if found:
             self._settlement.settle([(delivery, cancelled(delivery))])

@@ -42,11 +42,13 @@ from procbus.core.receipt import (
 from procbus.core.reporting import RunOf
 from procbus.core.subscription import PutAll, Subscription
 from procbus.core.ticket import Ticket
+from procbus.core.when import Delayed, When
 from procbus.dispatch.addressing import Broken, address, choose, give_back
 from procbus.dispatch.admission import Admission, Disturbed, Reserved, holds_room
 from procbus.dispatch.dead_letters import handler_for
 from procbus.dispatch.journal_side import JournalSide
 from procbus.dispatch.refusing import Refusing
+from procbus.dispatch.retry_queue import Due
 from procbus.dispatch.send_off import SendOff
 from procbus.dispatch.settlement import Settlement
 from procbus.dispatch.unrouted import Unrouted
@@ -98,6 +100,7 @@ class Dispatcher:
         self._admission = admission
         self._send_off = SendOff(admission, settlement)
         self._subscriptions = subscriptions
+        self._delays = settlement.delays
         self._lock = settlement.lock
         self._routes = routes
         self._get_ready = first_publish
@@ -162,6 +165,7 @@ class Dispatcher:
         tell: Callbacks | None = None,
         wait: bool = True,
         to: Addressee | None = None,
+        when: When | None = None,
     ) -> Receipt:
         """Publish one event, after waiting for room on the bus if necessary.
 
@@ -174,10 +178,13 @@ class Dispatcher:
             tell: called as by `Receipt.when_done`; many events may share it.
             wait: whether to wait until it survives a loss of power, if the journal promises that.
             to: the one plain subscription that it is for, without routing; None routes the event.
+            when: when its handlers run; only a handler says so here. Others call `publish_delayed`.
         """
         parent_id = None
         nested = False
         if running_now() is not None:
+            if when is not None:
+                return self.publish_delayed(event, topic, when)
             parent_id, nested = self._origin()
         seen = 0
         while True:
@@ -248,6 +255,7 @@ class Dispatcher:
         seen: int = 0,
         wait: bool = True,
         entered: bool = False,
+        due: Due | None = None,
     ) -> Receipt:
         """Publish an event for any number of handlers, once there is room.
 
@@ -262,6 +270,7 @@ class Dispatcher:
             seen: see `Admission.enter`.
             wait: see `publish`.
             entered: whether its deliveries are counted in already.
+            due: when its deliveries are due; None for now.
         """
         count = len(chosen) + len(broken)
         queued: Sequence[Delivery] = ()
@@ -278,15 +287,16 @@ class Dispatcher:
             queued, failed = address(receipt, chosen, broken)
             receipt.callbacks = tell
             if self.journal is not None and count:
-                self.journal.accept(receipt, receipt.held, wait=wait)
+                due_at = 0.0 if due is None else due.wall_at
+                self.journal.accept(receipt, receipt.held, wait=wait, due_at=due_at)
             accepted = True
             if not entered:
-                self._send_off.send_later(queued, failed, False)
+                self._send_off.send_later(queued, failed, False, due)
                 return receipt
-            self._send_off.put_each(queued)
+            self._send_off.put_each(queued, due)
         except BaseException as error:  # perhaps Ctrl-C, or there is no room
             if accepted and entered:
-                if self._send_off.rescue(error, queued, failed):
+                if self._send_off.rescue(error, queued, failed, due):
                     return receipt
             else:
                 give_back(chosen)
@@ -299,6 +309,36 @@ class Dispatcher:
             self.unrouted.note(event, topic)
             call_all((receipt,))
         return receipt
+
+    def publish_delayed(
+        self, event: Any, topic: str | None, when: When, given_id: str | None = None
+    ) -> Receipt:
+        """Publish one event whose handlers run later. It is routed, and in the journal, now.
+
+        Args:
+            event: the event.
+            topic: the topic that it is published to.
+            when: when its handlers run.
+            given_id: see `publish_once`.
+
+        Raises:
+            BusClosed: the bus was closed, or the script is ending.
+        """
+        due = self._delays.due_of(when)
+        if given_id is not None:
+            return self.publish_once(event, topic, given_id, due=due)
+        if due is None:
+            return self.publish(event, topic)
+        parent_id, nested = self._origin()
+        seen = 0
+        while True:
+            routes = self._routes_by_phase(nested)
+            chosen, broken = choose(routes.match(event, topic), event)
+            about = (event, topic, parent_id, chosen, broken)
+            try:
+                return self._publish_fan(*about, nested=nested, seen=seen, due=due)
+            except Disturbed:
+                seen = self._admission.disturbed
 
     @holds_room
     def publish_run(
@@ -431,7 +471,12 @@ class Dispatcher:
         return receipt
 
     def publish_once(
-        self, event: Any, topic: str | None, given_id: str, wait: bool = True
+        self,
+        event: Any,
+        topic: str | None,
+        given_id: str,
+        wait: bool = True,
+        due: Due | None = None,
     ) -> Receipt:
         """Publish an event, unless the journal has seen its id: then return that event's receipt.
 
@@ -467,7 +512,9 @@ class Dispatcher:
                 self._admission.leave(count)
                 return holder
             try:
-                accepted = journal.accept_once(receipt, receipt.held, given_id, claims, wait)
+                due_at = 0.0 if due is None else due.wall_at
+                held = receipt.held
+                accepted = journal.accept_once(receipt, held, given_id, claims, wait, due_at)
             except BaseException as error:
                 give_back(chosen)
                 journal.give_up(given_id)
@@ -480,7 +527,7 @@ class Dispatcher:
             journal.give_up(given_id)
             self._send_off.cancel_unqueued(receipt.held, _published_by_another())
         if count:
-            self._send_off.send(queued, failed)
+            self._send_off.send(queued, failed, due)
         else:
             self.unrouted.note(event, topic)
         return receipt
@@ -602,34 +649,41 @@ class Dispatcher:
             outcome: its success, which is not settled yet.
             published: topic and event of each.
         """
-        chosen: list[tuple[Any, str | None, list[Subscription], Any]] = []
-        ready: list[tuple[FanReceipt, Sequence[Delivery], Sequence[LastAttempt]]] = []
+        chosen: list[tuple[Any, str | None, Due | None, list[Subscription], Any]] = []
+        ready: list[tuple[FanReceipt, Sequence[Delivery], Sequence[LastAttempt], Due | None]] = []
         count = 0
         try:
             routes = self._routes_by_phase()
             for topic, event in published:
-                chosen.append((event, topic, *choose(routes.match(event, topic), event)))
-            needed = sum(len(c) + len(b) for _, _, c, b in chosen)
+                due = None
+                if type(event) is Delayed:
+                    event, due = event.event, self._delays.due_of(event.when)
+                chosen.append((event, topic, due, *choose(routes.match(event, topic), event)))
+            needed = sum(len(each[3]) + len(each[4]) for each in chosen)
             self._admission.enter(needed, True)
             count = needed
-            for event, topic, subscriptions, broken in chosen:
+            for event, topic, due, subscriptions, broken in chosen:
                 id = self._next_id()
                 receipt = self._fan(id, event, topic, delivery.event_id, self._lock)
-                ready.append((receipt, *address(receipt, subscriptions, broken)))
+                ready.append((receipt, *address(receipt, subscriptions, broken), due))
             if self._listeners.publishing:  # which are told the publisher, as jobs are
                 running.set(self.seat_of(delivery, delivery.receipt))
             if self.journal is not None:
-                receipts = [receipt for receipt, _, _ in ready if receipt.held]
+                receipts = [
+                    (receipt, 0.0 if due is None else due.wall_at)
+                    for receipt, _, _, due in ready
+                    if receipt.held
+                ]
                 self.journal.accept_children(receipts, delivery, outcome)
         except BaseException as error:  # noqa: BLE001 - routing asks the event for its event_type
             if count:
                 self._admission.leave(count)
-            for _, _, subscriptions, _ in chosen:
+            for _, _, _, subscriptions, _ in chosen:
                 give_back(subscriptions)
             return error
-        for receipt, queued, failed in ready:
+        for receipt, queued, failed, due in ready:
             if receipt.held:
-                self._send_off.send(queued, failed)
+                self._send_off.send(queued, failed, due)
             else:
                 self.unrouted.note(receipt.event, receipt.topic)
         return None

@@ -52,8 +52,9 @@ class JournalSide(Protocol):
         deliveries: Sequence[Delivery],
         *,
         wait: bool = True,
+        due_at: float = 0.0,
     ) -> None:
-        """Write an event and its deliveries."""
+        """Write an event and its deliveries, which run at a time (`time.time()`); 0 for now."""
 
     def accept_once(
         self,
@@ -62,6 +63,7 @@ class JournalSide(Protocol):
         given_id: str,
         claims: int,
         wait: bool,
+        due_at: float,
     ) -> bool:
         """Write an event with the id claimed for it; False if another event had that id before.
 
@@ -71,12 +73,16 @@ class JournalSide(Protocol):
             given_id: the id claimed for it.
             claims: number of claims when the publisher began to look for this id.
             wait: whether to wait for the disk.
+            due_at: when its deliveries run, in seconds as of `time.time()`; 0 for now.
         """
 
     def accept_children(
-        self, receipts: Sequence[Receipt], delivery: Delivery, outcome: Outcome
+        self, receipts: Sequence[tuple[Receipt, float]], delivery: Delivery, outcome: Outcome
     ) -> None:
-        """Write events together with the success of the delivery that published them."""
+        """Write events together with the success of the delivery that published them.
+
+        Each comes with the time at which its deliveries run, as for `accept`.
+        """
 
     def check_id(self, given_id: object) -> None:
         """Raise an error for an object that cannot be an id."""

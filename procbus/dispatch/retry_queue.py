@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""Deliveries that wait for their next attempt. They occupy no worker meanwhile."""
+"""Deliveries that wait for their time: for their next attempt, or for their first if delayed.
+
+They occupy no worker meanwhile.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +10,70 @@ import heapq
 import itertools
 from collections.abc import Callable
 from math import inf
-from time import monotonic
+from time import monotonic, time
+from typing import NamedTuple
 
 from procbus.core.delivery import Delivery
 from procbus.core.locks import Bell, Lock
+from procbus.core.when import When
+
+#: Minimum number of entries that were withdrawn before they are cleared out of a heap.
+_FEW_GONE = 100
+
+
+class Due(NamedTuple):
+    """The time at which a delayed delivery is due, by the two clocks."""
+
+    #: By the clock that cannot be set; None if the clock on the wall decides.
+    at: float | None
+    #: By the clock on the wall, in seconds as of `time.time()`.
+    wall_at: float
+
+
+class _Entry:
+    """A place in a heap. Once its delivery was withdrawn it has none."""
+
+    __slots__ = ("delivery",)
+
+    def __init__(self, delivery: Delivery) -> None:
+        self.delivery: Delivery | None = delivery
+
+
+class _Heap:
+    """Entries by their time. Guarded by the lock of the queue."""
+
+    def __init__(self) -> None:
+        self._entries: list[tuple[float, int, _Entry]] = []
+        self._numbers = itertools.count()
+        #: Number of entries whose delivery was withdrawn.
+        self._gone = 0
+
+    def push(self, at: float, entry: _Entry) -> bool:
+        """Add an entry; return whether it is the first now."""
+        heapq.heappush(self._entries, (at, next(self._numbers), entry))
+        return self._entries[0][2] is entry
+
+    def first_at(self) -> float:
+        """The time of the first entry; infinite if there is none."""
+        entries = self._entries
+        while entries and entries[0][2].delivery is None:
+            heapq.heappop(entries)
+            self._gone -= 1
+        return entries[0][0] if entries else inf
+
+    def pop(self) -> Delivery:
+        """Take out the first entry, which `first_at` has found."""
+        delivery = heapq.heappop(self._entries)[2].delivery
+        assert delivery is not None
+        return delivery
+
+    def note_gone(self) -> None:
+        """Note that the delivery of an entry was withdrawn; clear such entries out if many."""
+        self._gone += 1
+        if self._gone > _FEW_GONE and self._gone > len(self._entries) // 2:
+            self._entries = [each for each in self._entries if each[2].delivery is not None]
+            heapq.heapify(self._entries)
+            self._gone = 0
 
 
 class RetryQueue:
@@ -20,22 +83,46 @@ class RetryQueue:
     The lock `_lock` guards all fields. `_bell` is rung when the supervisor, the only thread that
     waits here, has to look again.
 
+    A delivery that waits for its first attempt comes with a function that queues it. It may wait
+    for a time of the clock on the wall, which may be set meanwhile.
+
     Args:
         clock: replaces `time.monotonic`.
+        wall: replaces `time.time`.
     """
 
-    def __init__(self, *, clock: Callable[[], float] = monotonic) -> None:
+    def __init__(
+        self, *, clock: Callable[[], float] = monotonic, wall: Callable[[], float] = time
+    ) -> None:
         self._now = clock
+        self._wall = wall
         self._lock = Lock()
         self._bell = Bell()
-        self._waiting: list[tuple[float, int, Delivery]] = []
-        self._numbers = itertools.count()
+        #: Entries by each of the two clocks.
+        self._waiting, self._dated = _Heap(), _Heap()
+        #: The entry of each delivery, and the heap that it is in.
+        self._entries: dict[Delivery, tuple[_Entry, _Heap]] = {}
+        #: For each delivery that waits for its first attempt, the function that queues it. It is
+        #: here until that is called.
+        self._firsts: dict[Delivery, Callable[[Delivery], object]] = {}
         self._cancelled = False
         self._woken = False
 
     def __len__(self) -> int:
         """Number of waiting deliveries."""
-        return len(self._waiting)
+        return len(self._entries)
+
+    @property
+    def retrying(self) -> int:
+        """Number of deliveries that wait for their next attempt."""
+        return max(0, len(self._entries) - len(self._firsts))
+
+    def due_of(self, when: When) -> Due | None:
+        """The time at which an event is due that is published now; None if that is over."""
+        if when.in_s is not None:
+            return Due(self._now() + when.in_s, self._wall() + when.in_s) if when.in_s else None
+        assert when.at is not None
+        return Due(None, when.at) if when.at > self._wall() else None
 
     def add(self, delivery: Delivery, wait_s: float) -> bool:
         """Keep a delivery for `wait_s` seconds; False, without keeping it, after `cancel`."""
@@ -44,57 +131,136 @@ class RetryQueue:
     def add_due(self, delivery: Delivery, due_at: float) -> bool:
         """Keep a delivery until a time; False, without keeping it, after `cancel`."""
         with self._lock:
-            if self._cancelled:
-                return False
-            heapq.heappush(self._waiting, (due_at, next(self._numbers), delivery))
-            if self._waiting[0][2] is delivery:
-                self._locked_wake()
-            return True
+            return self._locked_add(delivery, due_at, self._waiting)
+
+    def add_first(self, delivery: Delivery, due: Due, go: Callable[[Delivery], object]) -> bool:
+        """Keep a delivery until its first attempt; False, without keeping it, after `cancel`.
+
+        Args:
+            delivery: the delivery.
+            due: when that is due.
+            go: is called with it by `send` then.
+        """
+        with self._lock:
+            if due.at is None:
+                added = self._locked_add(delivery, due.wall_at, self._dated)
+            else:
+                added = self._locked_add(delivery, due.at, self._waiting)
+            if added:
+                self._firsts[delivery] = go
+                delivery.subscription.delayed += 1
+            return added
+
+    def _locked_add(self, delivery: Delivery, at: float, heap: _Heap) -> bool:
+        if self._cancelled:
+            return False
+        self._locked_take_out(delivery)  # hardly ever there: it has one time, the latest
+        entry = _Entry(delivery)
+        self._entries[delivery] = entry, heap
+        if heap.push(at, entry):
+            self._locked_wake()
+        return True
 
     def wait(self, timeout: float) -> list[Delivery]:
-        """Wait until a delivery is due, at most `timeout` seconds; return the due ones."""
+        """Wait until a delivery is due, at most `timeout` seconds; return the due ones for `send`.
+
+        They come in the order of their times.
+        """
         look_again_at = self._now() + timeout
         while True:
             with self._lock:
                 now = self._now()
                 due: list[Delivery] = []
-                while self._waiting and self._waiting[0][0] <= now:
-                    due.append(heapq.heappop(self._waiting)[2])
+                while (found := self._locked_pop_due(now)) is not None:
+                    due.append(found[1])
                 if due or self._woken or now >= look_again_at:
                     self._woken = False
                     return due
-                next_due = self._waiting[0][0] if self._waiting else inf
+                next_due = self._locked_next_due(now)
             self._bell.wait(max(0.0, min(next_due, look_again_at) - now))
+
+    def send(self, delivery: Delivery) -> None:
+        """Queue a delivery that is due: for its next attempt, or as `add_first` was told."""
+        go = None
+        if self._firsts:
+            with self._lock:
+                go = self._locked_forget_first(delivery)
+        if go is None:
+            delivery.subscription.lane.put_again(delivery)
+        else:
+            go(delivery)
 
     def waiting(self) -> list[Delivery]:
         """The waiting deliveries, in no particular order."""
         with self._lock:
-            return [delivery for _, _, delivery in self._waiting]
+            return list(self._entries)
 
     def withdraw(self, delivery: Delivery) -> bool:
-        """Take a delivery out; False if it does not wait here."""
-        if not self._waiting:  # the usual case
+        """Take out a delivery that waits for its next attempt; False if it does not wait here."""
+        if not self._entries:  # the usual case
             return False
         with self._lock:
-            kept = [entry for entry in self._waiting if entry[2] is not delivery]
-            found = len(kept) < len(self._waiting)
-            if found:
-                heapq.heapify(kept)
-                self._waiting = kept
-            return found
+            return delivery not in self._firsts and self._locked_take_out(delivery)
+
+    def withdraw_first(self, delivery: Delivery) -> bool:
+        """Take out a delivery that waits for its first attempt, so that it is never sent.
+
+        Returns:
+            False if it does not wait here.
+        """
+        if not self._firsts:  # the usual case
+            return False
+        go = None
+        with self._lock:
+            if delivery in self._firsts and self._locked_take_out(delivery):
+                go = self._locked_forget_first(delivery)
+        return go is not None  # freed without the lock: it has objects of the user's
+
+    def has_first(self, delivery: Delivery) -> bool:
+        """Whether a delivery waits here for its first attempt, or is just being sent."""
+        return delivery in self._firsts
+
+    def _locked_take_out(self, delivery: Delivery) -> bool:
+        found = self._entries.pop(delivery, None)
+        if found is None:
+            return False
+        entry, heap = found
+        entry.delivery = None
+        heap.note_gone()
+        return True
+
+    def _locked_forget_first(self, delivery: Delivery) -> Callable[[Delivery], object] | None:
+        go = self._firsts.pop(delivery, None)
+        if go is not None:
+            delivery.subscription.delayed -= 1
+        return go
 
     def next_due(self) -> float:
         """The time at which the next delivery is due; infinite if none waits."""
         with self._lock:
-            return self._waiting[0][0] if self._waiting else inf
+            return self._locked_next_due(self._now())
+
+    def _locked_next_due(self, now: float) -> float:
+        at, wall_at = self._waiting.first_at(), self._dated.first_at()
+        return at if wall_at == inf else min(at, now + (wall_at - self._wall()))
 
     def pop_due(self, now: float) -> tuple[float, Delivery] | None:
-        """Take out the next delivery that is due by then, with its time."""
+        """Take out the next delivery that is due by then, with its time; it is for `send`."""
         with self._lock:
-            if not self._waiting or self._waiting[0][0] > now:
-                return None
-            due_at, _, delivery = heapq.heappop(self._waiting)
-            return due_at, delivery
+            return self._locked_pop_due(now)
+
+    def _locked_pop_due(self, now: float) -> tuple[float, Delivery] | None:
+        at, wall_at = self._waiting.first_at(), self._dated.first_at()
+        heap = self._waiting
+        if wall_at < inf:
+            there_at = self._now() + (wall_at - self._wall())
+            if there_at < at:
+                at, heap = there_at, self._dated
+        if at == inf or at > now:
+            return None
+        delivery = heap.pop()
+        del self._entries[delivery]
+        return at, delivery
 
     def wake(self) -> None:
         """Have `wait` return now."""
@@ -106,9 +272,21 @@ class RetryQueue:
         self._bell.ring()
 
     def cancel(self) -> list[Delivery]:
-        """Return all waiting deliveries, and keep none from now on."""
+        """Return all deliveries that wait for their next attempt; keep none from now on."""
         with self._lock:
             self._cancelled = True
-            out = [delivery for _, _, delivery in self._waiting]
-            self._waiting.clear()
+            out = [each for each in self._entries if each not in self._firsts]
+            for delivery in out:
+                self._locked_take_out(delivery)
             return out
+
+    def cancel_firsts(self) -> list[Delivery]:
+        """Return all deliveries that wait for their first attempt; keep none from now on."""
+        freed: list[object] = []  # without the lock, as above
+        with self._lock:
+            self._cancelled = True
+            out = [each for each in self._entries if each in self._firsts]
+            for delivery in out:
+                self._locked_take_out(delivery)
+                freed.append(self._locked_forget_first(delivery))
+        return out

@@ -11,6 +11,7 @@ from procbus.core.errors import ProcbusError
 from procbus.core.locks import Tangled, later
 from procbus.core.outcome import Outcome, OutcomeKind
 from procbus.dispatch.admission import Admission
+from procbus.dispatch.retry_queue import Due
 from procbus.dispatch.settlement import Settlement
 
 
@@ -26,9 +27,14 @@ class SendOff:
         self._admission = admission
         self._settlement = settlement
         self._listeners = settlement.listeners
+        self._delays = settlement.delays
 
-    def put_each(self, queued: Sequence[Delivery]) -> None:
-        """Queue deliveries."""
+    def put_each(self, queued: Sequence[Delivery], due: Due | None = None) -> None:
+        """Queue deliveries; or keep them until they are due."""
+        if due is not None:
+            for delivery in queued:
+                self._delays.hold(delivery, due)
+            return
         heard = self._listeners.publishing
         for delivery in queued:
             if heard:
@@ -60,19 +66,31 @@ class SendOff:
         if self._listeners.publishing:
             copy_context().run(self._listeners.tell_accepted, delivery)
 
-    def send(self, queued: Sequence[Delivery], failed: Sequence[LastAttempt]) -> None:
-        """Queue the deliveries of an event, and settle the ones that failed at once."""
+    def send(
+        self, queued: Sequence[Delivery], failed: Sequence[LastAttempt], due: Due | None = None
+    ) -> None:
+        """Queue the deliveries of an event, and settle the ones that failed at once.
+
+        Args:
+            queued: deliveries for lanes.
+            failed: deliveries that failed at once.
+            due: when the former are due; None for now.
+        """
         try:
-            self.put_each(queued)
+            self.put_each(queued, due)
         except BaseException as error:
-            if not self.rescue(error, queued, failed):
+            if not self.rescue(error, queued, failed, due):
                 raise
             return
         if failed:
             self.settle_unqueued(failed)
 
     def rescue(
-        self, error: BaseException, queued: Sequence[Delivery], failed: Sequence[LastAttempt]
+        self,
+        error: BaseException,
+        queued: Sequence[Delivery],
+        failed: Sequence[LastAttempt],
+        due: Due | None = None,
     ) -> bool:
         """Save deliveries that were counted in before their publishing was interrupted.
 
@@ -82,14 +100,18 @@ class SendOff:
             Whether the others get into their lanes in a moment. If not, they are cancelled.
         """
         if isinstance(error, Tangled):
-            self.send_later(queued, failed, True)
+            self.send_later(queued, failed, True, due)
             return True
         self.cancel_unqueued(queued)
         self.settle_unqueued(failed)
         return False
 
     def send_later(
-        self, queued: Sequence[Delivery], failed: Sequence[LastAttempt], entered: bool
+        self,
+        queued: Sequence[Delivery],
+        failed: Sequence[LastAttempt],
+        entered: bool,
+        due: Due | None = None,
     ) -> None:
         """Have another thread do the rest, because this one is tangled up with another.
 
@@ -97,11 +119,16 @@ class SendOff:
             queued: deliveries for lanes; some may be in their lanes already.
             failed: deliveries that failed at once.
             entered: whether all are counted in.
+            due: when they are due; None for now.
         """
-        later(self._send_rest, queued, failed, entered)
+        later(self._send_rest, queued, failed, entered, due)
 
     def _send_rest(
-        self, queued: Sequence[Delivery], failed: Sequence[LastAttempt], entered: bool
+        self,
+        queued: Sequence[Delivery],
+        failed: Sequence[LastAttempt],
+        entered: bool,
+        due: Due | None,
     ) -> None:
         if not entered:
             count = len(queued) + len(failed)
@@ -111,13 +138,17 @@ class SendOff:
                 self._admission.leave(-count)  # settling them will count them out
                 self.cancel_unqueued([*queued, *(delivery for delivery, _ in failed)], error)
                 return
-        self.send([each for each in queued if not getattr(each, "queued", False)], failed)
+        self.send([each for each in queued if not self._is_sent(each)], failed, due)
+
+    def _is_sent(self, delivery: Delivery) -> bool:
+        """Whether a delivery is or was in its lane, or is kept until it is due."""
+        return getattr(delivery, "queued", False) or self._delays.holds(delivery)
 
     def cancel_unqueued(
         self, deliveries: Iterable[Delivery], error: BaseException | None = None
     ) -> None:
         """Settle the given deliveries that never got into their lanes."""
-        left = [each for each in deliveries if not getattr(each, "queued", False)]
+        left = [each for each in deliveries if not self._is_sent(each)]
         self.settle_unqueued(
             [
                 (

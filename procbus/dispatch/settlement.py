@@ -37,6 +37,7 @@ from procbus.core.subscription import (
 )
 from procbus.dispatch.admission import Admission
 from procbus.dispatch.dead_letters import DeadLetterBox, letter_of
+from procbus.dispatch.delays import Delays
 from procbus.dispatch.failure_log import FailureLog
 from procbus.dispatch.journal_side import SettlingSide
 from procbus.dispatch.retry_queue import RetryQueue
@@ -58,6 +59,7 @@ class Settlement:
         short_s: threshold of the run time below which runs are sampled; None for the usual one.
 
     Attributes:
+        delays: keeps deliveries until their delay is over.
         listeners: the listeners of the bus. While there are none, they cost nothing.
         on_failed: are called with the end of each delivery that failed for good, before the
             listeners.
@@ -82,6 +84,7 @@ class Settlement:
         self._failures = FailureLog()
         self.dead_letters = DeadLetterBox(self.lock)
         self.listeners = Listeners()
+        self.delays = Delays(self, retries)
         #: Whether a delivery was ever to be cancelled.
         self._asked = False
         self.on_failed: tuple[Callable[[Settled], object], ...] = (self._log_failure,)

@@ -145,11 +145,14 @@ class BusJournal:
     # Writing events.
 
     def accept_children(
-        self, receipts: Sequence[Receipt], delivery: Delivery, outcome: Outcome
+        self, receipts: Sequence[tuple[Receipt, float]], delivery: Delivery, outcome: Outcome
     ) -> None:
         """Write events together with the success of the delivery that published them."""
         journal = self._journal
-        parts = [journal.published(receipt, receipt.deliveries) for receipt in receipts]
+        parts = [
+            journal.published(receipt, receipt.deliveries, due_at=due_at)
+            for receipt, due_at in receipts
+        ]
         if not delivery.subscription.answered:
             parts.append(self._ends.success(delivery, outcome.value))
         journal.write(b"".join(parts))
@@ -223,13 +226,14 @@ class BusJournal:
         given_id: str,
         claims: int,
         wait: bool,
+        due_at: float,
     ) -> bool:
         """Write an event with the id claimed for it; False if another event had that id before."""
         journal = self._journal
         # Another publisher may have come first, and its event may be finished already.
         if journal.ids.claimed != claims + 1 and journal.queries.event_of(given_id) is not None:
             return False
-        journal.accept(receipt, deliveries, given_id, wait=wait)
+        journal.accept(receipt, deliveries, given_id, wait, due_at)
         return True
 
     def look_up(

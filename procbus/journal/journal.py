@@ -165,6 +165,7 @@ class Journal:
         deliveries: Sequence[Delivery],
         given_id: str | None = None,
         wait: bool = True,
+        due_at: float = 0.0,
     ) -> None:
         """Write an event and its deliveries; return once they are safe.
 
@@ -173,17 +174,22 @@ class Journal:
             deliveries: all deliveries of the event.
             given_id: the id from the publisher.
             wait: whether to wait for the disk, with `durability="power"`.
+            due_at: when the deliveries run, in seconds as of `time.time()`; 0 for now.
 
         Raises:
             SerializationError: the event cannot be written.
             JournalError: the journal cannot be written.
         """
-        self.write(self.published(receipt, deliveries, given_id), wait)
+        self.write(self.published(receipt, deliveries, given_id, due_at), wait)
 
     def published(
-        self, receipt: Receipt, deliveries: Sequence[Delivery], given_id: str | None = None
+        self,
+        receipt: Receipt,
+        deliveries: Sequence[Delivery],
+        given_id: str | None = None,
+        due_at: float = 0.0,
     ) -> bytes:
-        """Lay out the record of an event."""
+        """Lay out the record of an event; with the time of its deliveries, if they run later."""
         event = receipt.event
         cls = type(event)
         type_name = self._type_names.get(cls) or self.type_name(cls)
@@ -203,7 +209,7 @@ class Journal:
                 "apart by their names, so give each its own, with name="
             )
         try:
-            data = records.pack_published(
+            published = records.pack_published(
                 receipt.id,
                 receipt.parent_id,
                 time(),
@@ -218,11 +224,15 @@ class Journal:
             raise SerializationError(
                 f"the topic of an event cannot be written to the journal: {error}"
             ) from error
-
-        if self.owners is not None and handlers and (jobs := self.owners(receipt.parent_id)):
+        jobs = None if self.owners is None or not handlers else self.owners(receipt.parent_id)
+        if due_at or jobs:
             numbers = [receipt.id << SHIFT | each for each in handlers]
-            data += records.pack_owned(jobs, numbers)
-        return data
+            if due_at:  # as after an attempt that failed, but without any
+                waits = [records.pack_retry(number, 0, due_at, b"") for number in numbers]
+                published += b"".join(waits)
+            if jobs:
+                published += records.pack_owned(jobs, numbers)
+        return published
 
     @property
     def generations(self) -> tuple[int, int]:

@@ -20,6 +20,7 @@ from procbus.core.subscription import Subscription
 from procbus.dispatch.addressing import address
 from procbus.dispatch.admission import Admission, Disturbed
 from procbus.dispatch.dead_letters import MOST_KEPT
+from procbus.dispatch.retry_queue import Due
 from procbus.dispatch.send_off import SendOff
 from procbus.dispatch.settlement import Settlement
 from procbus.journal.ends import DeliveryEnds
@@ -201,7 +202,7 @@ class Leftovers:
         earlier = {
             each.number: journal.codec.decode_outcomes(each.outcomes)
             for each in unfinished
-            if each.outcomes is not None
+            if each.outcomes
         }
         # Every step that may fail comes before the room is taken.
         known = () if about.given_id is None else self._recorded.finished(receipt)
@@ -216,7 +217,13 @@ class Leftovers:
             jobs = rows[delivery.subscription].jobs
             self._jobs.resumed[delivery] = tuple(map(int, (jobs or "").split()))
         now = time()
-        waits = {d for d in queued if self._wait(d, rows[d.subscription].due_at - now)}
+        waits: set[Delivery] = set()
+        for delivery in queued:
+            due_at = rows[delivery.subscription].due_at
+            if due_at > now and (
+                self._delay(delivery, due_at) or self._wait(delivery, due_at - now)
+            ):
+                waits.add(delivery)
         self._send_off.send([delivery for delivery in queued if delivery not in waits], failed)
         self._jobs.resumed.clear()
         for each in unfinished:
@@ -237,6 +244,14 @@ class Leftovers:
                 break
         self.in_user_code_since = monotonic()
 
+    def _delay(self, delivery: Delivery, due_at: float) -> bool:
+        """Keep a delivery that was published with a delay until it is due; False for others."""
+        delays = self._settlement.delays
+        if delivery.earlier or not delays.keep_time():
+            return False
+        delays.hold(delivery, Due(None, due_at))
+        return True
+
     def _wait(self, delivery: Delivery, wait_s: float) -> bool:
         """Have a delivery wait for its next attempt, if that is not due; return whether it waits.
 
@@ -244,7 +259,7 @@ class Leftovers:
         """
         subscription = delivery.subscription
         handler = subscription.handler
-        if wait_s <= 0 or subscription.gated or not handler.retry.retries:
+        if subscription.gated or not handler.retry.retries:
             return False
         if delivery.earlier:  # the clock may have been set back meanwhile
             attempts = len(delivery.earlier)

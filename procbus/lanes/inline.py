@@ -79,9 +79,14 @@ class InlineClock(Protocol):
 
     #: Whether to go on to the next retry at once, when no other work is left.
     auto: bool
+    #: Whether time passes by itself.
+    passes: bool
 
     def now(self) -> float:
         """The time, in seconds."""
+
+    def wall(self) -> float:
+        """The time of day, in seconds as of `time.time()`."""
 
     def go_to(self, then: float) -> None:
         """Go on to a time, unless it is over already."""
@@ -109,11 +114,15 @@ class RealClock:
     debugger.
     """
 
-    auto = True
+    auto = passes = True
 
     def now(self) -> float:
         """Seconds of `time.monotonic()`."""
         return monotonic()
+
+    def wall(self) -> float:
+        """Seconds of `time.time()`."""
+        return time.time()
 
     def go_to(self, then: float) -> None:
         """Wait until a time."""
@@ -139,17 +148,13 @@ class RealClock:
 
 
 class InlineRetries(RetryQueue):
-    """Deliveries that wait for their next attempt, by the clock of an inline bus."""
+    """Deliveries that wait for their time, by the clock of an inline bus."""
 
     def __init__(self, clock: InlineClock) -> None:
-        super().__init__()
+        super().__init__(clock=clock.now, wall=clock.wall)
         self._clock = clock
         self._pacers: WeakSet[Pacer] = WeakSet()
         clock.attach(self)
-
-    def add(self, delivery: Delivery, wait_s: float) -> bool:
-        """Keep a delivery for a time of the clock, in seconds."""
-        return self.add_due(delivery, self._clock.now() + wait_s)
 
     def paces(self, pacer: Pacer) -> None:
         """Have the deliveries that a pacer holds pass as time goes on."""
@@ -158,7 +163,8 @@ class InlineRetries(RetryQueue):
     def run_due(self, now: float) -> bool:
         """Run what is due next by then, at its time; False if there is nothing.
 
-        That is the next attempt of a delivery, or a delivery that its handler's rate has held.
+        That is the next attempt of a delivery, one whose delay is over, or one that its handler's
+        rate has held.
         """
         pacer = min(self._pacers, key=Pacer.due_at, default=None)
         due_at = inf if pacer is None else pacer.due_at()
@@ -171,8 +177,16 @@ class InlineRetries(RetryQueue):
             return False
         due_at, delivery = due
         self._clock.go_to(due_at)
-        delivery.subscription.lane.put_again(delivery)
+        self.send(delivery)
         return True
+
+    def run_next(self) -> bool:
+        """Run what is due now; or what is due next, if a next attempt or a rate waits.
+
+        A delay alone does not have the clock go on.
+        """
+        waits = self.retrying or any(each.due_at() < inf for each in self._pacers)
+        return self.run_due(inf if waits else self._clock.now())
 
 
 class InlineLane:
@@ -234,6 +248,11 @@ class InlineLane:
         """Whether events wait for others of their batch: not if the clock goes on by itself."""
         return not self._clock.auto
 
+    @property
+    def time_passes(self) -> bool:
+        """Whether its time passes by itself, because it is the real one."""
+        return self._clock.passes
+
     def now(self) -> float:
         """The time of the clock, in seconds."""
         return self._clock.now()
@@ -254,7 +273,7 @@ class InlineLane:
 
     def _follow(self) -> None:
         here = self._here
-        while here.waiting or (self._clock.auto and self._retries.run_due(inf)):
+        while here.waiting or (self._clock.auto and self._retries.run_next()):
             if here.waiting:
                 self._run(here.waiting.popleft())
 
@@ -335,8 +354,9 @@ class InlineLane:
             self._pool.definitions.forget(handler.number)
 
     def finish(self) -> None:
-        """Run all retries, so that no delivery waits any more."""
-        while self._retries.run_due(inf):
+        """Run all that waits for its time; a real delay is left to the supervisor."""
+        run = self._retries.run_next if self.time_passes else partial(self._retries.run_due, inf)
+        while run():
             pass
 
     def close(self) -> None:

@@ -72,6 +72,10 @@ class OnlyLane(Lane, Protocol):
     def gathers(self) -> bool:
         """Whether events wait for others of their batch, until a test turns the clock."""
 
+    @property
+    def time_passes(self) -> bool:
+        """Whether its time passes by itself, because it is the real one."""
+
     def take_along(self, carry: Carry) -> None:
         """Have cpu handlers get the values of these context variables."""
 
@@ -91,7 +95,7 @@ class OnlyLane(Lane, Protocol):
         """Release a handler that has no pending deliveries."""
 
     def finish(self) -> None:
-        """Run the waiting deliveries, because the bus is closing."""
+        """Run the waiting deliveries, because the bus is drained or closing."""
 
     def close(self) -> None:
         """End it. Idempotent."""
@@ -257,6 +261,15 @@ class Lanes:
         parts = [each.open_deliveries() for each in [*fronts, *lanes]]
         found = [each for part in parts for each in part] + self._retries.waiting()
         return [each for each in found if each.receipt is not None]
+
+    def keep_time(self) -> bool:
+        """Have delayed deliveries sent once they are due; False if no thread can be started.
+
+        With a clock that a test turns, that turn sends them.
+        """
+        if self._only is not None and not self._only.time_passes:
+            return True
+        return self._supervisor.start()
 
     def supervise(self) -> bool:
         """Have the supervisor look now; False if there is none."""
@@ -506,6 +519,9 @@ class Lanes:
 
     def cancel(self) -> None:
         """Settle all deliveries that have not begun as cancelled."""
+        early = self._retries.cancel_firsts()
+        if early:
+            self._flow.settle([(each, cancelled(each)) for each in early], queued=False)
         for pacer in self._living(self._pacers):
             pacer.cancel()
         for gatherer in self._living(self._gatherers):
@@ -561,8 +577,12 @@ class Lanes:
         """Number of calls of batch handlers that have not ended: pending, but no deliveries."""
         return sum(each.tickets for each in self._living(self._gatherers))
 
-    def expect_close(self) -> None:
-        """Note that the bus is closing: no lane may delay that for long."""
+    def expect_close(self, *, cancel: bool = False) -> None:
+        """Note that the bus is closing: no lane may delay that for long.
+
+        Args:
+            cancel: whether deliveries that have not begun will be cancelled at once.
+        """
         self.hurry()
         for kind in tuple(self._paused):
             log.warning(
@@ -571,7 +591,7 @@ class Lanes:
                 kind,
                 PAUSED_BY_HAND,
             )
-        if self._only is not None:
+        if self._only is not None and not cancel:
             self._only.finish()
         for lane in self.cpu_lanes:
             lane.breaker.expect_close()

@@ -2,8 +2,8 @@
 """The supervisor: one thread that watches the workers of a bus, and the clock.
 
 It enforces limits of time and memory. It reports workers that make no progress, holds the cpu lane
-back while memory is short, and queues deliveries whose next attempt is due. It never waits for
-workers longer than killing one takes: several are killed in turn.
+back while memory is short, and queues deliveries whose time has come: for their next attempt, or
+after a delay. It never waits for workers longer than killing one takes: several are killed in turn.
 """
 
 from __future__ import annotations
@@ -195,18 +195,18 @@ class Supervisor:
             if forked:  # in a callback of a delivery that was settled here
                 forked_children.end_child(None, "a callback on procbus-supervisor")
             for delivery in self._retries.wait(wait_s):
-                self._put_again(delivery)
+                self._send(delivery)
             try:
                 wait_s = self._look(self._clock())
             except Exception:  # noqa: BLE001 - it must not end: only this thread enforces limits
                 log.exception("procbus itself failed in its supervisor, which goes on")
                 wait_s = self._sample_s
 
-    def _put_again(self, delivery: Delivery) -> None:
+    def _send(self, delivery: Delivery) -> None:
         try:
-            delivery.subscription.lane.put_again(delivery)
+            self._retries.send(delivery)
         except Exception:  # noqa: BLE001 - the other deliveries must go on
-            log.exception("procbus itself failed to try %r again", delivery)
+            log.exception("procbus itself failed to queue %r, whose time has come", delivery)
 
     def _look(self, now: float) -> float:
         """Look at everything once; return the seconds until the next look is needed."""

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: MIT
-"""A clock that tests turn: for the waits before retries, and for time limits."""
+"""A clock that tests turn: for the waits before retries, for delays, and for time limits."""
 
 from __future__ import annotations
 
 import threading
+import time
 import weakref
 
 from procbus.lanes.inline import InlineRun, Sleeper
@@ -18,8 +19,9 @@ class Clock:
 
     Thread-safe, and the same object in every handler.
 
-    In a test, `advance` runs the retries that are due by then, in the calling thread. In a handler
-    it stands for the handler's duration: a handler that passes its time limit ends there.
+    In a test, `advance` runs the retries and the delayed events that are due by then, in the
+    calling thread. In a handler it stands for the handler's duration: a handler that passes its
+    time limit ends there.
 
     Example:
         ```python
@@ -41,8 +43,13 @@ class Clock:
             waits.
     """
 
+    #: Whether time passes by itself.
+    passes = False
+
     def __init__(self, *, auto: bool = False) -> None:
         self.auto = auto
+        #: The time of day when the clock was made.
+        self._made_at = time.time()
         self._lock = threading.Lock()
         self._now = 0.0
         self._sleepers: weakref.WeakSet[Sleeper] = weakref.WeakSet()
@@ -53,6 +60,13 @@ class Clock:
     def now(self) -> float:
         """Seconds since the clock was made."""
         return self._now
+
+    def wall(self) -> float:
+        """The time of day by this clock, in seconds as of `time.time()`.
+
+        It is the time at which the clock was made, and the seconds since then.
+        """
+        return self._made_at + self._now
 
     def advance(self, seconds: float) -> None:
         """Let time pass.

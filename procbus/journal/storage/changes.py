@@ -162,7 +162,7 @@ class Changes:
                 self._finished(number, Done(True, finished_at, form, data))
             case RetryRecord(number, attempts, due_at, outcomes):
                 rows = self.pending if number in self.pending else self.progressed
-                rows[number] = Pending(attempts, due_at, outcomes)
+                rows[number] = Pending(attempts, due_at, outcomes or None)
             case FailedRecord(number):
                 self.pending.pop(number, None)
                 self.progressed.pop(number, None)

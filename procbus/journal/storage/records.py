@@ -108,7 +108,7 @@ class PublishedRecord(NamedTuple):
 
 
 class RetryRecord(NamedTuple):
-    """An attempt failed, and another follows."""
+    """An attempt failed, and another follows; or the first one is delayed, after 0 attempts."""
 
     number: int
     attempts: int

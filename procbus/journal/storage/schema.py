@@ -34,7 +34,7 @@ MIGRATIONS = (
         data BLOB NOT NULL
     );
 
-    -- Not finished. due_at is 0 where no attempt was made yet.
+    -- Not finished. due_at is 0 for a first attempt that is not delayed.
     CREATE TABLE pending (
         number INTEGER PRIMARY KEY,
         attempts INTEGER NOT NULL,

@@ -439,7 +439,7 @@ class AcceptingJournal:
         self.accepted: list[Receipt] = []
 
     def accept(
-        self, receipt: Receipt, deliveries: Any, *, before: bytes = b"", wait: bool = True
+        self, receipt: Receipt, deliveries: Any, *, wait: bool = True, due_at: float = 0.0
     ) -> None:
         self.accepted.append(receipt)
 

@@ -325,7 +325,7 @@ def test_every_delivery_is_settled_once_and_no_attempt_is_lost(
     for delivery, _ in made:
         retried = len(delivery.earlier)
         assert delivery.subscription.retried == retried <= delivery.handler.retries
-        assert waiting.count(delivery) == retried
+        assert waiting.count(delivery) == min(retried, 1)
         assert delivery.attempts in (retried, retried + 1)
         assert parts.lane.aside.count(delivery) == retried
         gated = delivery.handler.concurrency is not None and delivery.outcome is not None
