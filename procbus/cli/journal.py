@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 #: Maximum of deliveries that `list` shows by default.
 _SHOWN = 50
-_STATES = ("pending", "retrying", "dead", "succeeded", "discarded")
+_STATES = ("pending", "delayed", "retrying", "dead", "succeeded", "discarded")
 
 Command = Callable[[argparse.Namespace], int]
 

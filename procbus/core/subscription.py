@@ -196,8 +196,8 @@ class Subscription:
         #: Published and succeeded deliveries: sums, and the ones since, at most `SMALL`.
         self.published_sum = self.published_since = 0
         self.succeeded_sum = self.succeeded_since = 0
-        #: Published deliveries that are not in their lane: `where` or `key` has failed them, or their
-        #: delay is not over, or they were cancelled before.
+        #: Published deliveries that are not in their lane: `where` or `key` has failed them, their
+        #: delay is not over, or they were cancelled before that.
         self.unqueued = 0
         #: Deliveries that a `Pacer` holds now; and these together with the ones that were cancelled
         #: while it held them. Guarded by its lock.

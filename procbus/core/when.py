@@ -11,7 +11,7 @@ from procbus.core.errors import OptionError
 from procbus.core.validation import is_real, parse_duration, shown
 
 #: Maximum delay, in seconds: a hundred years, because dates have four digits.
-MOST_S = 100 * 366 * 86_400.0
+LONGEST_DELAY_S = 100 * 366 * 86_400.0
 
 #: How long to wait: seconds, a text such as "5 min", or a timedelta.
 Duration = float | str | timedelta
@@ -50,7 +50,7 @@ def when_of(delay: Duration | None, at: datetime | None) -> When:
     if delay is not None:
         return When(_seconds_of(delay), None)
     if not isinstance(at, datetime):
-        hint = "; for a number of seconds from now write delay=" if is_real(at, 0, MOST_S) else ""
+        hint = "; for a number of seconds from now write delay=" if is_real(at, 0, LONGEST_DELAY_S) else ""
         raise OptionError(f"at must be a datetime.datetime, not {shown(at)}{hint}")
     try:
         return When(None, at.timestamp())
@@ -65,6 +65,6 @@ def _seconds_of(delay: object) -> float:
         seconds = parse_duration(delay)
     except ValueError as error:
         raise OptionError(f"delay {error}") from None
-    if isnan(seconds) or not 0 <= seconds <= MOST_S:
+    if isnan(seconds) or not 0 <= seconds <= LONGEST_DELAY_S:
         raise OptionError(f"delay must be from 0 to 100 years, not {shown(delay)}")
     return seconds

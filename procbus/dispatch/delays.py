@@ -13,17 +13,13 @@ from collections.abc import Callable
 from contextvars import Context, copy_context
 from functools import partial
 from time import monotonic
-from typing import TYPE_CHECKING
-
 from procbus.core.context import running
 from procbus.core.delivery import Delivery, cancelled
 from procbus.core.errors import BusClosed
-from procbus.core.locks import Tangled, later
+from procbus.core.listeners import Listeners
+from procbus.core.locks import Lock, Tangled, later
+from procbus.core.when import When
 from procbus.dispatch.retry_queue import Due, RetryQueue
-
-if TYPE_CHECKING:
-    from procbus.core.when import When
-    from procbus.dispatch.settlement import Settlement
 
 
 class Delays:
@@ -33,17 +29,27 @@ class Delays:
     until the lane counts the delivery.
 
     Args:
-        settlement: settles deliveries; its lock guards `unqueued`.
         retries: the deliveries that wait.
+        lock: the lock of the settlement, which guards `unqueued`.
+        listeners: are told of deliveries.
+        settle: settles deliveries.
 
     Attributes:
         keep_time: has a thread send the deliveries that are due; False if none can be started. Set
             once, when the bus is made.
     """
 
-    def __init__(self, settlement: Settlement, retries: RetryQueue) -> None:
-        self._settlement = settlement
+    def __init__(
+        self,
+        retries: RetryQueue,
+        lock: Lock,
+        listeners: Listeners,
+        settle: Callable[..., None],
+    ) -> None:
         self._retries = retries
+        self._lock = lock
+        self._listeners = listeners
+        self._settle = settle
         self.keep_time: Callable[[], bool] = _always
 
     def due_of(self, when: When) -> Due | None:
@@ -68,13 +74,12 @@ class Delays:
         Raises:
             Tangled: nothing was done.
         """
-        settlement = self._settlement
-        with settlement.lock:
+        with self._lock:
             delivery.subscription.unqueued += 1
         if context is None:
             context = copy_context()
-        if settlement.listeners.publishing:
-            context.run(settlement.listeners.tell_accepted, delivery)
+        if self._listeners.publishing:
+            context.run(self._listeners.tell_accepted, delivery)
         # Otherwise it would keep the event alive whose handler is the publisher.
         context.run(running.set, None)
         self._keep(delivery, due, context)
@@ -86,7 +91,7 @@ class Delays:
             later(self._keep, delivery, due, context)
             return
         if not kept:
-            self._settlement.settle([(delivery, cancelled(delivery))], queued=False)
+            self._settle([(delivery, cancelled(delivery))], queued=False)
 
     def _go(self, context: Context, delivery: Delivery) -> None:
         """Queue a delivery that is due, in its publisher's context."""
@@ -103,7 +108,7 @@ class Delays:
     def _count_queued(self, delivery: Delivery) -> None:
         """Note that the lane has counted a delivery."""
         try:
-            with self._settlement.lock:
+            with self._lock:
                 delivery.subscription.unqueued -= 1
         except Tangled:
             later(self._count_queued, delivery)

@@ -84,7 +84,7 @@ class Settlement:
         self._failures = FailureLog()
         self.dead_letters = DeadLetterBox(self.lock)
         self.listeners = Listeners()
-        self.delays = Delays(self, retries)
+        self.delays = Delays(retries, self.lock, self.listeners, self.settle)
         #: Whether a delivery was ever to be cancelled.
         self._asked = False
         self.on_failed: tuple[Callable[[Settled], object], ...] = (self._log_failure,)

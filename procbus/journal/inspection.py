@@ -31,7 +31,7 @@ from procbus.journal.storage.opening import lost_in, read_left, recover
 from procbus.journal.storage.queries import JobRow, Queries
 from procbus.journal.storage.records import MOST_HANDLERS, SHIFT
 
-STATES = ("pending", "retrying", "dead", "succeeded", "discarded")
+STATES = ("pending", "delayed", "retrying", "dead", "succeeded", "discarded")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,7 @@ class Line:
     number: int
     state: str
     attempts: int
-    #: Time of its next attempt, of its failure, or of its end; None if no attempt has begun.
+    #: Time at which it is due, of its failure, or of its end; None if it waits for no time.
     at: float | None
     handler: str
     event_id: int
@@ -336,7 +336,10 @@ def _is_like(pattern: str | None, name: str) -> bool:
 _HANDLER = f"number & {MOST_HANDLERS}"
 _COUNTS = {
     "pending": f"SELECT {_HANDLER}, count(*) FROM pending WHERE due_at <= ? GROUP BY 1",  # noqa: S608 - no user's words
-    "retrying": f"SELECT {_HANDLER}, count(*) FROM pending WHERE due_at > ? GROUP BY 1",  # noqa: S608
+    "delayed": f"SELECT {_HANDLER}, count(*) FROM pending WHERE due_at > ? AND NOT attempts "  # noqa: S608
+    "GROUP BY 1",
+    "retrying": f"SELECT {_HANDLER}, count(*) FROM pending WHERE due_at > ? AND attempts "  # noqa: S608
+    "GROUP BY 1",
     "dead": f"SELECT {_HANDLER}, count(*) FROM dead GROUP BY 1",  # noqa: S608
     "succeeded": f"SELECT {_HANDLER}, count(*) FROM done WHERE succeeded GROUP BY 1",  # noqa: S608
     "discarded": f"SELECT {_HANDLER}, count(*) FROM done WHERE NOT succeeded GROUP BY 1",  # noqa: S608
@@ -347,8 +350,8 @@ _LINES = f"""
         given_id, published_at
     FROM (
         SELECT * FROM (
-            SELECT number, iif(due_at > :now, 'retrying', 'pending') AS state, attempts,
-                nullif(due_at, 0) AS at
+            SELECT number, CASE WHEN due_at <= :now THEN 'pending' WHEN attempts THEN 'retrying'
+                ELSE 'delayed' END AS state, attempts, nullif(due_at, 0) AS at
             FROM pending WHERE number > :after ORDER BY number LIMIT 500)
         UNION ALL SELECT * FROM (
             SELECT number, 'dead', attempts, failed_at
