@@ -50,7 +50,11 @@ def when_of(delay: Duration | None, at: datetime | None) -> When:
     if delay is not None:
         return When(_seconds_of(delay), None)
     if not isinstance(at, datetime):
-        hint = "; for a number of seconds from now write delay=" if is_real(at, 0, LONGEST_DELAY_S) else ""
+        hint = (
+            "; for a number of seconds from now write delay="
+            if is_real(at, 0, LONGEST_DELAY_S)
+            else ""
+        )
         raise OptionError(f"at must be a datetime.datetime, not {shown(at)}{hint}")
     try:
         return When(None, at.timestamp())

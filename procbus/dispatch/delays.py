@@ -13,6 +13,7 @@ from collections.abc import Callable
 from contextvars import Context, copy_context
 from functools import partial
 from time import monotonic
+
 from procbus.core.context import running
 from procbus.core.delivery import Delivery, cancelled
 from procbus.core.errors import BusClosed
