@@ -65,6 +65,7 @@ if TYPE_CHECKING:
     from procbus.futures.executor import BusExecutor
     from procbus.jobs.expected import Expected
     from procbus.jobs.job import Job
+    from procbus.jobs.schedule import Schedule
     from procbus.jobs.state import JobDone
     from procbus.journal.resume import ResumeSummary
     from procbus.own_executor import executor
@@ -129,6 +130,7 @@ __all__ = [
     "ResumeSummary",
     "Retried",
     "RetryPolicy",
+    "Schedule",
     "SerializationError",
     "Settled",
     "SharedMemoryStats",
@@ -177,6 +179,7 @@ _HOMES = {
     "Expected": "jobs.expected",
     "Job": "jobs.job",
     "JobDone": "jobs.state",
+    "Schedule": "jobs.schedule",
     "Accepted": "core.moments",
     "Listener": "core.moments",
     "Listening": "core.listeners",

@@ -66,6 +66,7 @@ if TYPE_CHECKING:
     from procbus.dispatch.choosing import Choice
     from procbus.futures.executor import Parts
     from procbus.jobs.book import JobBook
+    from procbus.jobs.schedule import Schedules
     from procbus.journal.bus_journal import BusJournal
     from procbus.journal.ends import DeliveryEnds
     from procbus.journal.journal import Journal
@@ -279,6 +280,7 @@ class Assembly:
             self.settlement.listeners.add(EventWatch())
         if self.journal is not None and self.journal.jobs.open:
             self.job_book().restore()
+        self._schedules: dict[str, Schedules] = {}
         #: Shown beside the bars of the bus.
         self.facts = BusFacts(self._lane_counts, self._reports, lambda: self.lifecycle.closed)
         self.lifecycle = Lifecycle(
@@ -510,6 +512,22 @@ class Assembly:
             book = self._books.setdefault("jobs", JobBook(*about))
             book.record()
         return book
+
+    def schedules(self) -> Schedules:
+        """The schedules of this bus, which are made once they are needed.
+
+        Raises:
+            BusClosed: the bus was closed.
+        """
+        self.lifecycle.check_open()
+        if self.lifecycle.schedules is None:
+            from procbus.jobs.schedule import Schedules  # only now: few scripts need it
+
+            made = Schedules(self.dispatcher, self.retries, turned=self.lanes.turned)
+            self.lifecycle.schedules = self._schedules.setdefault("all", made)
+            if self.lanes.turned:
+                self.lanes.ticks(self.lifecycle.schedules)
+        return self.lifecycle.schedules
 
     def for_calls(self) -> Parts:
         """The parts that executors and maps use."""

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from procbus.futures.executor import BusExecutor
     from procbus.jobs.expected import Expected
     from procbus.jobs.job import Job
+    from procbus.jobs.schedule import Schedule
     from procbus.journal.resume import ResumeSummary
     from procbus.progress.show import ShowProgress
     from procbus.supervision.health import BusHealth
@@ -570,6 +571,64 @@ class EventBus:
             return await aio.publish_delayed(parts.dispatcher, event, topic, when_of(delay, at), id)
         may_wait = parts.journal is not None and parts.journal.may_wait
         return await aio.publish(parts.dispatcher, event, topic, id, may_wait)
+
+    @overload
+    def every(self, times: Duration, event: object, *, name: str | None = None) -> Schedule: ...
+
+    @overload
+    def every(
+        self, times: Duration, event: str, payload: object, *, name: str | None = None
+    ) -> Schedule: ...
+
+    def every(
+        self, times: Duration, event: Any, payload: Any = NOTHING, *, name: str | None = None
+    ) -> Schedule:
+        """Publish an event again and again: `every(times, event)`, or with a topic and a payload.
+
+        A tick publishes nothing if the event of the tick before is not settled by then. The
+        schedule ends with the bus, and `drain` does not wait for its next tick. With a journal it
+        goes on after a restart: ticks that were missed meanwhile are made up for by one, at once.
+        Subscribe its handlers before.
+
+        Example:
+            ```python
+            from procbus import EventBus
+
+            with EventBus(handlers=[]) as bus:
+                bus.subscribe("report", print)
+                bus.every("1 day", "report", "sales")
+                bus.every("5 min", "report", "errors", name="errors")
+            ```
+
+        Args:
+            times: the interval, as the `delay` of `publish`: its first tick comes after one
+                interval. Or a line of cron in local time, such as "0 9 * * mon-fri" or "@daily"
+                (needs cronsim: `pip install 'procbus[cron]'`).
+            event: the event, or the topic of the payload. Each tick publishes the same object.
+            payload: the event, when a topic is given.
+            name: the name under which the journal knows the schedule; None for its topic and its
+                times. Each schedule of a bus has its own.
+
+        Returns:
+            The schedule. Its `cancel()` ends it.
+
+        Raises:
+            OptionError: the times make no sense, or the bus has a schedule of this name.
+            BusClosed: the bus was closed.
+            TopicError: the topic is malformed.
+        """
+        from procbus.core.ticks import parse_ticks  # only now: few scripts need it
+
+        if payload is NOTHING and isinstance(event, str):
+            raise OptionError(
+                f"every({shown(times)}, {shown(event)}) needs a payload for the topic, which may "
+                f"be None: every({shown(times)}, {shown(event)}, None)"
+            )
+        from procbus.jobs.schedule import check_name
+
+        check_name(name)
+        ticks = parse_ticks(times)
+        return self._parts.schedules().add(ticks, *_event_and_topic(event, payload), name)
 
     def cancel(
         self,

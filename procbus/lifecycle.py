@@ -26,6 +26,7 @@ from procbus.system import exit_hooks, sigterm
 from procbus.system.sigterm import OnSigterm
 
 if TYPE_CHECKING:
+    from procbus.jobs.schedule import Schedules
     from procbus.journal.bus_journal import BusJournal
     from procbus.live.server import LiveServer
 
@@ -79,6 +80,8 @@ class Lifecycle:
         self.closing = False
         #: Lets the user look at the bus; set once, when the bus is made.
         self.live: LiveServer | None = None
+        #: The schedules of the bus, once there are any.
+        self.schedules: Schedules | None = None
         self._pid = os.getpid()
         self.on_sigterm = on_sigterm
         self.grace_s = grace_s
@@ -120,6 +123,8 @@ class Lifecycle:
             if not cancel and sigterm.finish_by(self) == inf:
                 self._resume()
             self._admission.refuse()
+            if self.schedules is not None:
+                self.schedules.stop()
             self._lanes.expect_close(cancel=cancel)
             self.closing = True
             try:
@@ -223,6 +228,9 @@ class Lifecycle:
 
     def _finish(self) -> None:
         self._stop_advice()
+        if self.schedules is not None:
+            self.schedules.stop()
+            self.schedules.join()
         self._lanes.close()
         self._last_advice()
         if self.live is not None:

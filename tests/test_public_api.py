@@ -75,6 +75,7 @@ NAMES = [
     "ResumeSummary",
     "Retried",
     "RetryPolicy",
+    "Schedule",
     "SerializationError",
     "Settled",
     "SharedMemoryStats",

@@ -137,6 +137,13 @@ def _status(visit: Visit, options: argparse.Namespace) -> None:
         for name, counts in sorted(status["handlers"].items())
     ]
     print(f"\n{table(('handler', *_STATES), rows)}\n")
+    if status["schedules"]:
+        heads = ("schedule", "times", "last tick (UTC)")
+        rows = [
+            [_cell(each["name"]), _cell(each["times"]), _seconds_of(each["last_at"])]
+            for each in status["schedules"]
+        ]
+        print(f"{table(heads, rows, left=set(heads))}\n")
     for each in status["lost"]:
         print(f"LOST: {_clean(each)}")
 
@@ -153,12 +160,17 @@ def _list(visit: Visit, options: argparse.Namespace) -> None:
     for line in lines:
         plain = line.plain()
         what = line.topic or line.type_name or "no longer kept"
-        when = (plain["at"] or plain["published_at"] or "")[:19].replace("T", " ")
+        when = _seconds_of(plain["at"] or plain["published_at"] or "")
         cells = (line.name, line.state, str(line.attempts), when, what, line.given_id or "")
         rows.append([_cell(text) for text in cells])
     print(f"\n{table(head, rows, left=set(head) - {'attempts'})}\n")
     if more:
         print(f"and more: --limit shows more than {options.limit}")
+
+
+def _seconds_of(time_of_day: str) -> str:
+    """A time in ISO format, to the second."""
+    return time_of_day[:19].replace("T", " ")
 
 
 def _show(visit: Visit, options: argparse.Namespace) -> None:

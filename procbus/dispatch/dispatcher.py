@@ -256,6 +256,7 @@ class Dispatcher:
         wait: bool = True,
         entered: bool = False,
         due: Due | None = None,
+        beside: bytes = b"",
     ) -> Receipt:
         """Publish an event for any number of handlers, once there is room.
 
@@ -271,6 +272,7 @@ class Dispatcher:
             wait: see `publish`.
             entered: whether its deliveries are counted in already.
             due: when its deliveries are due; None for now.
+            beside: a record that the journal gets together with the event.
         """
         count = len(chosen) + len(broken)
         queued: Sequence[Delivery] = ()
@@ -286,9 +288,9 @@ class Dispatcher:
             receipt = self._fan(self._next_id(), event, topic, parent_id, self._lock)
             queued, failed = address(receipt, chosen, broken)
             receipt.callbacks = tell
-            if self.journal is not None and count:
+            if self.journal is not None and (count or beside):
                 due_at = 0.0 if due is None else due.wall_at
-                self.journal.accept(receipt, receipt.held, wait=wait, due_at=due_at)
+                self.journal.accept(receipt, receipt.held, wait=wait, due_at=due_at, beside=beside)
             accepted = True
             if not entered:
                 self._send_off.send_later(queued, failed, False, due)
@@ -329,6 +331,21 @@ class Dispatcher:
             return self.publish_once(event, topic, given_id, due=due)
         if due is None:
             return self.publish(event, topic)
+        return self._publish_routed(event, topic, due=due)
+
+    def publish_tick(self, event: Any, topic: str | None, record: bytes) -> Receipt:
+        """Publish an event of a schedule; in a journal its tick is written together with it.
+
+        Args:
+            event: the event.
+            topic: the topic that it is published to.
+            record: the record of the tick; empty without a journal.
+        """
+        return self._publish_routed(event, topic, beside=record)
+
+    def _publish_routed(
+        self, event: Any, topic: str | None, *, due: Due | None = None, beside: bytes = b""
+    ) -> Receipt:
         parent_id, nested = self._origin()
         seen = 0
         while True:
@@ -336,7 +353,7 @@ class Dispatcher:
             chosen, broken = choose(routes.match(event, topic), event)
             about = (event, topic, parent_id, chosen, broken)
             try:
-                return self._publish_fan(*about, nested=nested, seen=seen, due=due)
+                return self._publish_fan(*about, nested=nested, seen=seen, due=due, beside=beside)
             except Disturbed:
                 seen = self._admission.disturbed
 

@@ -53,8 +53,26 @@ class JournalSide(Protocol):
         *,
         wait: bool = True,
         due_at: float = 0.0,
+        beside: bytes = b"",
     ) -> None:
-        """Write an event and its deliveries, which run at a time (`time.time()`); 0 for now."""
+        """Write an event and its deliveries.
+
+        Args:
+            receipt: receipt of the event.
+            deliveries: all deliveries of the event.
+            wait: whether to wait for the disk.
+            due_at: when they run, in seconds as of `time.time()`; 0 for now.
+            beside: a record that is written together with them.
+        """
+
+    def last_tick(self, schedule: str) -> float | None:
+        """The last tick of a schedule, or its beginning; None if the journal does not know it."""
+
+    def tick(self, schedule: str, spec: str, at: float) -> bytes:
+        """Lay out the record of a schedule's tick; at 0, that the schedule was cancelled."""
+
+    def note_tick(self, record: bytes) -> None:
+        """Write such a record alone."""
 
     def accept_once(
         self,

@@ -89,13 +89,17 @@ class RetryQueue:
     Args:
         clock: replaces `time.monotonic`.
         wall: replaces `time.time`.
+
+    Attributes:
+        now: returns the time of the clock that cannot be set.
+        wall: returns the time of day, as `time.time()`.
     """
 
     def __init__(
         self, *, clock: Callable[[], float] = monotonic, wall: Callable[[], float] = time
     ) -> None:
-        self._now = clock
-        self._wall = wall
+        self.now = clock
+        self.wall = wall
         self._lock = Lock()
         self._bell = Bell()
         #: Entries by each of the two clocks.
@@ -120,13 +124,13 @@ class RetryQueue:
     def due_of(self, when: When) -> Due | None:
         """The time at which an event is due that is published now; None if that is over."""
         if when.in_s is not None:
-            return Due(self._now() + when.in_s, self._wall() + when.in_s) if when.in_s else None
+            return Due(self.now() + when.in_s, self.wall() + when.in_s) if when.in_s else None
         assert when.at is not None
-        return Due(None, when.at) if when.at > self._wall() else None
+        return Due(None, when.at) if when.at > self.wall() else None
 
     def add(self, delivery: Delivery, wait_s: float) -> bool:
         """Keep a delivery for `wait_s` seconds; False, without keeping it, after `cancel`."""
-        return self.add_due(delivery, self._now() + wait_s)
+        return self.add_due(delivery, self.now() + wait_s)
 
     def add_due(self, delivery: Delivery, due_at: float) -> bool:
         """Keep a delivery until a time; False, without keeping it, after `cancel`."""
@@ -166,10 +170,10 @@ class RetryQueue:
 
         They come in the order of their times.
         """
-        look_again_at = self._now() + timeout
+        look_again_at = self.now() + timeout
         while True:
             with self._lock:
-                now = self._now()
+                now = self.now()
                 due: list[Delivery] = []
                 while (found := self._locked_pop_due(now)) is not None:
                     due.append(found[1])
@@ -238,11 +242,11 @@ class RetryQueue:
     def next_due(self) -> float:
         """The time at which the next delivery is due; infinite if none waits."""
         with self._lock:
-            return self._locked_next_due(self._now())
+            return self._locked_next_due(self.now())
 
     def _locked_next_due(self, now: float) -> float:
         at, wall_at = self._waiting.first_at(), self._dated.first_at()
-        return at if wall_at == inf else min(at, now + (wall_at - self._wall()))
+        return at if wall_at == inf else min(at, now + (wall_at - self.wall()))
 
     def pop_due(self, now: float) -> tuple[float, Delivery] | None:
         """Take out the next delivery that is due by then, with its time; it is for `send`."""
@@ -253,7 +257,7 @@ class RetryQueue:
         at, wall_at = self._waiting.first_at(), self._dated.first_at()
         heap = self._waiting
         if wall_at < inf:
-            there_at = self._now() + (wall_at - self._wall())
+            there_at = self.now() + (wall_at - self.wall())
             if there_at < at:
                 at, heap = there_at, self._dated
         if at == inf or at > now:

@@ -27,6 +27,7 @@ from procbus.journal.job_records import JobRecords
 from procbus.journal.journal import Journal
 from procbus.journal.recorded import RecordedDeliveries
 from procbus.journal.resume import AskedRetries, Leftovers, ResumeSummary
+from procbus.journal.storage import records
 from procbus.journal.storage.queries import SeenEvent
 from procbus.routing.router import Router
 
@@ -128,6 +129,8 @@ class BusJournal:
         self._feeder: int | None = None
         self._overtaken = False
         self.resumed_for: object = None
+        #: The last tick of each schedule, once it was read.
+        self._ticks: dict[str, float] | None = None
         self.patience_s = RESUME_PATIENCE_S
         self.jobs = JobRecords(journal)
         send_off = SendOff(admission, settlement)
@@ -194,6 +197,25 @@ class BusJournal:
         if known is not None:
             given_id, old = known
             self._journal.ids.exchange(given_id, self._recorded.with_anew(old, receipt))
+
+    # Schedules.
+
+    def last_tick(self, schedule: str) -> float | None:
+        """The last tick of a schedule, or its beginning; None if the journal does not know it."""
+        if self._ticks is None:
+            self._ticks = {name: at for name, _, at in self._journal.queries.schedules()}
+        return self._ticks.get(schedule) or None
+
+    def tick(self, schedule: str, spec: str, at: float) -> bytes:
+        """Lay out the record of a schedule's tick; at 0, that the schedule was cancelled."""
+        self.last_tick(schedule)
+        assert self._ticks is not None
+        self._ticks[schedule] = at
+        return records.pack_tick(schedule, spec, at)
+
+    def note_tick(self, record: bytes) -> None:
+        """Write such a record alone."""
+        self._journal.write(record)
 
     # Events with ids.
 

@@ -164,6 +164,10 @@ class Visit:
             "events": rows("SELECT count(*) FROM events")[0][0],
             "given_ids": rows("SELECT count(*) FROM ids")[0][0],
             "handlers": handlers,
+            "schedules": [
+                {"name": name, "times": spec, "last_at": iso(at)}
+                for name, spec, at in self._queries.schedules()
+            ],
             "lost": self.lost,
         }
 

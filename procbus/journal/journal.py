@@ -166,6 +166,7 @@ class Journal:
         given_id: str | None = None,
         wait: bool = True,
         due_at: float = 0.0,
+        beside: bytes = b"",
     ) -> None:
         """Write an event and its deliveries; return once they are safe.
 
@@ -175,12 +176,13 @@ class Journal:
             given_id: the id from the publisher.
             wait: whether to wait for the disk, with `durability="power"`.
             due_at: when the deliveries run, in seconds as of `time.time()`; 0 for now.
+            beside: a record that is written together with the event.
 
         Raises:
             SerializationError: the event cannot be written.
             JournalError: the journal cannot be written.
         """
-        self.write(self.published(receipt, deliveries, given_id, due_at), wait)
+        self.write(self.published(receipt, deliveries, given_id, due_at) + beside, wait)
 
     def published(
         self,

@@ -74,6 +74,16 @@ class Sleeper(Protocol):
         """Do the next work that is due by then; return whether there was any."""
 
 
+class Ticking(Protocol):
+    """The schedules of a bus."""
+
+    def due_at(self) -> float:
+        """The time of the next tick; infinite if there is none."""
+
+    def let_pass(self, now: float) -> object:
+        """Publish the events that are due by then."""
+
+
 class InlineClock(Protocol):
     """The time of a bus that runs handlers at once. Thread-safe."""
 
@@ -154,24 +164,31 @@ class InlineRetries(RetryQueue):
         super().__init__(clock=clock.now, wall=clock.wall)
         self._clock = clock
         self._pacers: WeakSet[Pacer] = WeakSet()
+        self._schedules: WeakSet[Ticking] = WeakSet()
         clock.attach(self)
 
     def paces(self, pacer: Pacer) -> None:
         """Have the deliveries that a pacer holds pass as time goes on."""
         self._pacers.add(pacer)
 
+    def ticks(self, schedules: Ticking) -> None:
+        """Have schedules publish as time goes on."""
+        self._schedules.add(schedules)
+
     def run_due(self, now: float) -> bool:
         """Run what is due next by then, at its time; False if there is nothing.
 
-        That is the next attempt of a delivery, one whose delay is over, or one that its handler's
-        rate has held.
+        That is the next attempt of a delivery, one whose delay is over, one that its handler's rate
+        has held, or a tick of a schedule.
         """
-        pacer = min(self._pacers, key=Pacer.due_at, default=None)
-        due_at = inf if pacer is None else pacer.due_at()
-        if pacer is not None and due_at < inf and due_at <= min(now, self.next_due()):
-            self._clock.go_to(due_at)
-            pacer.let_pass(self._clock.now())
-            return True
+        for due_at, timed in sorted(
+            [(each.due_at(), each) for each in (*self._pacers, *self._schedules)],
+            key=lambda pair: pair[0],
+        )[:1]:
+            if due_at < inf and due_at <= min(now, self.next_due()):
+                self._clock.go_to(due_at)
+                timed.let_pass(self._clock.now())
+                return True
         due = self.pop_due(now)
         if due is None:
             return False
@@ -185,8 +202,14 @@ class InlineRetries(RetryQueue):
 
         A delay alone does not have the clock go on.
         """
-        waits = self.retrying or any(each.due_at() < inf for each in self._pacers)
-        return self.run_due(inf if waits else self._clock.now())
+        return self.run_due(inf if self._may_go_on(self.retrying) else self._clock.now())
+
+    def run_to_the_end(self) -> bool:
+        """Run what is due next, if a delivery waits for its time; False if none does."""
+        return self._may_go_on(len(self)) and self.run_due(inf)
+
+    def _may_go_on(self, waiting: int) -> bool:
+        return waiting > 0 or any(each.due_at() < inf for each in self._pacers)
 
 
 class InlineLane:
@@ -260,6 +283,10 @@ class InlineLane:
     def paces(self, pacer: Pacer) -> None:
         """Have held deliveries pass as the clock goes on."""
         self._retries.paces(pacer)
+
+    def ticks(self, schedules: Ticking) -> None:
+        """Have schedules publish as the clock goes on."""
+        self._retries.ticks(schedules)
 
     def catch_up(self) -> None:
         """Run what is due, if the clock goes on by itself and no handler runs in this thread."""
@@ -355,7 +382,8 @@ class InlineLane:
 
     def finish(self) -> None:
         """Run all that waits for its time; a real delay is left to the supervisor."""
-        run = self._retries.run_next if self.time_passes else partial(self._retries.run_due, inf)
+        retries = self._retries
+        run = retries.run_next if self.time_passes else retries.run_to_the_end
         while run():
             pass
 

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from procbus.lanes.cpu import CpuLane
     from procbus.lanes.event_loop import LoopLane
     from procbus.lanes.gatherer import Gatherer
+    from procbus.lanes.inline import Ticking
     from procbus.lanes.pacer import Pacer
 
 #: The reason of a pause that a user made in the live view.
@@ -87,6 +88,9 @@ class OnlyLane(Lane, Protocol):
 
     def paces(self, pacer: Pacer) -> None:
         """Have held deliveries pass as its clock goes on."""
+
+    def ticks(self, schedules: Ticking) -> None:
+        """Have schedules publish as its clock goes on."""
 
     def open_deliveries(self) -> list[Delivery]:
         """The open deliveries."""
@@ -267,9 +271,17 @@ class Lanes:
 
         With a clock that a test turns, that turn sends them.
         """
-        if self._only is not None and not self._only.time_passes:
-            return True
-        return self._supervisor.start()
+        return self.turned or self._supervisor.start()
+
+    @property
+    def turned(self) -> bool:
+        """Whether a test turns the clock of the bus."""
+        return self._only is not None and not self._only.time_passes
+
+    def ticks(self, schedules: Ticking) -> None:
+        """Have schedules publish as a test turns the clock."""
+        if self._only is not None:
+            self._only.ticks(schedules)
 
     def supervise(self) -> bool:
         """Have the supervisor look now; False if there is none."""

@@ -13,6 +13,7 @@ much, in any window. See "An alternative approach to rate limiting" (Figma, 2017
 from __future__ import annotations
 
 import heapq
+import itertools
 from collections import deque
 from collections.abc import Callable, Hashable
 from contextvars import Context, copy_context
@@ -41,7 +42,7 @@ _FEW_WINDOWS = 100
 class _Window:
     """The runs of one key that began in the last period, and its deliveries that are held."""
 
-    __slots__ = ("began", "held", "passed", "span_s")
+    __slots__ = ("began", "held", "look_at", "passed", "span_s")
 
     def __init__(self, rate: Rate) -> None:
         self.span_s = rate.period_s + min(_MARGIN * rate.period_s, _MOST_MARGIN_S)
@@ -52,6 +53,8 @@ class _Window:
         #: Deliveries that are held, in order: each with its publisher's context if it is for its
         #: first attempt.
         self.held: deque[tuple[Delivery, Context | None]] = deque()
+        #: The time of the next look at it; infinite if none is planned.
+        self.look_at = inf
 
     def runs(self, now: float) -> int:
         """Number of runs that count now: they began in the last period, or may begin."""
@@ -104,7 +107,12 @@ class Pacer:
         self._windows: dict[Hashable, _Window] = {}
         #: Number of windows from which on the ones that are not needed are dropped.
         self._tidy_at = _FEW_WINDOWS
-        #: The time of the next look, as `let_pass` has said.
+        #: A heap of the windows with held deliveries, by the time of the next look at each: a look
+        #: takes as long with 10,000 keys as with ten. An entry counts only if its window has the
+        #: same time. The second number tells entries of one time apart.
+        self._looks: list[tuple[float, int, _Window]] = []
+        self._numbers = itertools.count()
+        #: The time of the next look.
         self._look_at = inf
         self._cancelled = False
 
@@ -180,27 +188,53 @@ class Pacer:
         """
         if self._look_at > now:
             return self._look_at
-        self._learn_beginnings(now)
-        going: list[tuple[Delivery, Context | None]] = []
         with self._lock:
-            self._look_at = inf
-            for window in list(self._windows.values()):
-                while window.held and window.runs(now) < self._rate.count:
-                    entry = window.held.popleft()
-                    window.passed[entry[0]] = now
-                    going.append(entry)
-                if window.held:
-                    self._look_at = min(self._look_at, window.next_look(now))
-        for delivery, context in going:
-            self._send(delivery, context)
+            due = self._locked_take_due(now)
+        going: list[tuple[Delivery, Context | None]] = []
+        try:
+            self._learn_beginnings(due, now)
+        finally:
+            with self._lock:
+                for window in due:
+                    while window.held and window.runs(now) < self._rate.count:
+                        entry = window.held.popleft()
+                        window.passed[entry[0]] = now
+                        going.append(entry)
+                    if window.held:
+                        self._locked_plan(window, window.next_look(now))
+            for delivery, context in going:
+                self._send(delivery, context)
         return self._look_at
 
-    def _learn_beginnings(self, now: float) -> None:
+    def _locked_take_due(self, now: float) -> list[_Window]:
+        """Take the windows off the heap whose look is due."""
+        due: list[_Window] = []
+        looks = self._looks
+        while looks and (looks[0][0] <= now or looks[0][0] != looks[0][2].look_at):
+            look_at, _, window = heapq.heappop(looks)
+            if look_at == window.look_at:
+                window.look_at = inf
+                due.append(window)
+        self._look_at = looks[0][0] if looks else inf
+        return due
+
+    def _locked_plan(self, window: _Window, at: float) -> bool:
+        """Plan a look at a window; return whether it is the next of all."""
+        if at >= window.look_at:
+            return False
+        window.look_at = at
+        heapq.heappush(self._looks, (at, next(self._numbers), window))
+        is_next = at < self._look_at
+        if is_next:
+            self._look_at = at
+        return is_next
+
+    def _learn_beginnings(self, windows: list[_Window], now: float) -> None:
         """Ask the lane when runs began that have passed a whole window ago and go on."""
         with self._lock:
             unknown = [
                 (window, delivery)
-                for window in list(self._windows.values())
+                for window in windows
                 if window.held
                 for delivery, passed_at in list(window.passed.items())
                 if passed_at + window.span_s <= now
@@ -239,6 +273,8 @@ class Pacer:
             for delivery in held:
                 delivery.subscription.held -= 1
             self._windows.clear()
+            self._looks.clear()
+            self._look_at = inf
         self._flow.settle([(delivery, cancelled(delivery)) for delivery in held])
 
     # Private methods.
@@ -255,9 +291,7 @@ class Pacer:
                 window.passed[delivery] = now
                 return True
             self._locked_hold(delivery, window, first=first)
-            wakes = self._look_at > now
-            if wakes:
-                self._look_at = now
+            wakes = self._locked_plan(window, window.next_look(now))
         if wakes:
             self._wake()
         return False
@@ -292,9 +326,7 @@ class Pacer:
             if started_at:
                 heapq.heappush(window.began, passed_at if self._at_once else started_at)
             due_at = window.began[0] + window.span_s if window.began else self._now()
-            wakes = bool(window.held) and due_at < self._look_at
-            if wakes:
-                self._look_at = due_at
+            wakes = bool(window.held) and self._locked_plan(window, due_at)
         if wakes:
             self._wake()
 

@@ -26,6 +26,7 @@ from procbus.journal.storage.records import (
     RetryRecord,
     RevivedRecord,
     SucceededRecord,
+    TickRecord,
     records_in,
     sole_delivery_in,
     succeeded_in,
@@ -96,6 +97,8 @@ class Changes:
     ends: dict[int, int] = field(default_factory=dict)
     #: Deliveries that were cancelled for good.
     cancelled: set[int] = field(default_factory=set)
+    #: The last tick of each schedule, by its name.
+    ticks: dict[str, TickRecord] = field(default_factory=dict)
     #: The largest id of an event.
     last_id: int = 0
     #: Deliveries of new events that are open, by event.
@@ -120,6 +123,7 @@ class Changes:
             or self.handlers
             or self.jobs
             or self.counts
+            or self.ticks
         )
 
     def add_frames(self, frames: Iterable[bytes]) -> None:
@@ -184,6 +188,8 @@ class Changes:
                 self.owned.update(dict.fromkeys(numbers, jobs))
             case JobRecord():
                 self.jobs.append(record)
+            case TickRecord(name):
+                self.ticks[name] = record
 
     def _published(self, record: PublishedRecord) -> None:
         event_id, given_id = record.event_id, record.given_id

@@ -237,6 +237,11 @@ class Store:
         if changes.dead:
             self._delete("pending", changes.dead)
         self._discard(changes)
+        for name, tick in changes.ticks.items():
+            if tick.at:
+                do("INSERT OR REPLACE INTO schedules VALUES (?, ?, ?)", tick)
+            else:
+                do("DELETE FROM schedules WHERE name = ?", (name,))
         if changes.last_id:
             meta = meta | {"last_id": max(changes.last_id, self._last_id_written())}
         self._insert("meta(name, value)", list(meta.items()), "OR REPLACE")

@@ -222,6 +222,12 @@ class Queries:
         """The largest number of a job."""
         return int(self._rows("SELECT ifnull(max(number), 0) FROM jobs")[0][0])
 
+    def schedules(self) -> list[tuple[str, str, float]]:
+        """Name, times and last tick of each schedule."""
+        if not self._rows("SELECT 1 FROM sqlite_schema WHERE name = 'schedules'"):
+            return []  # a look beside a bus of an older procbus
+        return self._rows("SELECT name, spec, last_at FROM schedules ORDER BY name")
+
     def asked(self) -> list[int]:
         """Dead letters that the command line asks to run again."""
         return [number for (number,) in self._rows("SELECT number FROM asked ORDER BY number")]

@@ -32,6 +32,7 @@ class RecordKind:
     CANCELLED = 9
     OWNED = 10
     JOB = 11
+    TICK = 12
 
 
 #: Head of every record: its kind, and the length of the rest.
@@ -62,6 +63,8 @@ _OWNED = struct.Struct("<BIH")
 #: Kind, length, job, step, time; number of jobs around it, length of its id. Then follow the
 #: numbers of the jobs around it, its id, and its name.
 _JOB = struct.Struct("<BIIBdHI")
+#: Kind, length, time, length of the schedule's name. Then follow its name and its times.
+_TICK = struct.Struct("<BIdI")
 
 _REST_OF = {
     each: each.size - _HEAD.size
@@ -78,6 +81,7 @@ _REST_OF = {
         _CANCELLED,
         _OWNED,
         _JOB,
+        _TICK,
     )
 }
 _REST_OF_PUBLISHED = _REST_OF[_PUBLISHED]
@@ -196,6 +200,16 @@ class JobRecord(NamedTuple):
     name: str
 
 
+class TickRecord(NamedTuple):
+    """A schedule had a tick, or began."""
+
+    name: str
+    #: Its times, as text.
+    spec: str
+    #: 0 once the schedule was cancelled.
+    at: float
+
+
 Record = (
     PublishedRecord
     | RetryRecord
@@ -208,6 +222,7 @@ Record = (
     | CancelledRecord
     | OwnedRecord
     | JobRecord
+    | TickRecord
 )
 
 
@@ -331,6 +346,13 @@ def pack_job(
     return _JOB.pack(RecordKind.JOB, rest, job, step, at, len(above), len(id_data)) + tail
 
 
+def pack_tick(name: str, spec: str, at: float) -> bytes:
+    """Lay out the record of a schedule's tick."""
+    name_data, spec_data = name.encode(), spec.encode()
+    rest = _REST_OF[_TICK] + len(name_data) + len(spec_data)
+    return _TICK.pack(RecordKind.TICK, rest, at, len(name_data)) + name_data + spec_data
+
+
 def succeeded_in(frame: bytes) -> tuple[int, ...]:
     """The deliveries of a frame that only records their success; empty for other frames."""
     if frame[0] != RecordKind.SUCCEEDED:
@@ -392,6 +414,10 @@ def records_in(frame: bytes | memoryview) -> Iterator[Record]:
             yield _owned(frame, at, stop)
         elif kind == RecordKind.JOB:
             yield _job(frame, at, stop)
+        elif kind == RecordKind.TICK:
+            _, _, when, size = _TICK.unpack_from(frame, at)
+            mid = at + _TICK.size + size
+            yield TickRecord(_text(frame[mid - size : mid]), _text(frame[mid:stop]), when)
         else:
             raise ValueError(f"a record of unknown kind {kind}")
         at = stop

@@ -95,5 +95,12 @@ MIGRATIONS = (
         job INTEGER NOT NULL,
         PRIMARY KEY (number, job)
     ) WITHOUT ROWID;
+
+    -- Schedules: the last tick of each that was published or left out, or else its beginning.
+    CREATE TABLE schedules (
+        name TEXT PRIMARY KEY,
+        spec TEXT NOT NULL,
+        last_at REAL NOT NULL
+    ) WITHOUT ROWID;
     """,
 )
