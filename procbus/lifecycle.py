@@ -208,6 +208,7 @@ class Lifecycle:
 
     def _cancel(self, grace_s: float | None) -> None:
         before = self._cancelled()
+        self._dispatcher.cancel_delayed()
         self._lanes.cancel()
         if not self._wait_empty(grace_s, sigterm.stop_by):
             self._lanes.kill()

@@ -37,15 +37,8 @@ class Flow(Protocol):
     Every bus has a `procbus.dispatch.flow.BusFlow`.
     """
 
-    def settle(
-        self, settled: Sequence[tuple[Delivery, Outcome]], /, *, queued: bool = True
-    ) -> None:
-        """Settle deliveries, each with the outcome of its last attempt.
-
-        Args:
-            settled: the deliveries and outcomes.
-            queued: False for deliveries that never got into their lane.
-        """
+    def settle(self, settled: Sequence[tuple[Delivery, Outcome]], /) -> None:
+        """Settle deliveries, each with the outcome of its last attempt."""
 
     def settle_successes(
         self,

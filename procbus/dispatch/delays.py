@@ -114,6 +114,12 @@ class Delays:
         except Tangled:
             later(self._count_queued, delivery)
 
+    def cancel(self) -> None:
+        """Settle all that it keeps as cancelled, and keep nothing from now on."""
+        held = self._retries.cancel_firsts()
+        if held:
+            self._settle([(each, cancelled(each)) for each in held], queued=False)
+
     def holds(self, delivery: Delivery) -> bool:
         """Whether it keeps a delivery."""
         return self._retries.has_first(delivery)

@@ -333,6 +333,10 @@ class Dispatcher:
             return self.publish(event, topic)
         return self._publish_routed(event, topic, due=due)
 
+    def cancel_delayed(self) -> None:
+        """Settle all events whose delay is not over as cancelled: the bus runs nothing more."""
+        self._delays.cancel()
+
     def publish_tick(self, event: Any, topic: str | None, record: bytes) -> Receipt:
         """Publish an event of a schedule; in a journal its tick is written together with it.
 

@@ -531,9 +531,6 @@ class Lanes:
 
     def cancel(self) -> None:
         """Settle all deliveries that have not begun as cancelled."""
-        early = self._retries.cancel_firsts()
-        if early:
-            self._flow.settle([(each, cancelled(each)) for each in early], queued=False)
         for pacer in self._living(self._pacers):
             pacer.cancel()
         for gatherer in self._living(self._gatherers):
