@@ -109,7 +109,7 @@ class RetryQueue:
         #: For each delivery that waits for its first attempt, the function that queues it. It is
         #: here until that is called.
         self._firsts: dict[Delivery, Callable[[Delivery], object]] = {}
-        self._cancelled = False
+        self._cancelled = self._no_firsts = False
         self._woken = False
 
     def __len__(self) -> int:
@@ -138,7 +138,7 @@ class RetryQueue:
             return self._locked_add(delivery, due_at, self._waiting)
 
     def add_first(self, delivery: Delivery, due: Due, go: Callable[[Delivery], object]) -> bool:
-        """Keep a delivery until its first attempt; False, without keeping it, after `cancel`.
+        """Keep a delivery until its first attempt; False, without it, after `cancel_firsts`.
 
         Args:
             delivery: the delivery.
@@ -146,6 +146,8 @@ class RetryQueue:
             go: is called with it by `send` then.
         """
         with self._lock:
+            if self._no_firsts:
+                return False
             if due.at is None:
                 added = self._locked_add(delivery, due.wall_at, self._dated)
             else:
@@ -285,10 +287,10 @@ class RetryQueue:
             return out
 
     def cancel_firsts(self) -> list[Delivery]:
-        """Return all deliveries that wait for their first attempt; keep none from now on."""
+        """Return all deliveries that wait for their first attempt; keep no such one from now on."""
         freed: list[object] = []  # without the lock, as above
         with self._lock:
-            self._cancelled = True
+            self._no_firsts = True
             out = [each for each in self._entries if each in self._firsts]
             for delivery in out:
                 self._locked_take_out(delivery)
