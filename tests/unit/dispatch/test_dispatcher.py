@@ -439,7 +439,13 @@ class AcceptingJournal:
         self.accepted: list[Receipt] = []
 
     def accept(
-        self, receipt: Receipt, deliveries: Any, *, wait: bool = True, due_at: float = 0.0
+        self,
+        receipt: Receipt,
+        deliveries: Any,
+        *,
+        wait: bool = True,
+        due_at: float = 0.0,
+        beside: bytes = b"",
     ) -> None:
         self.accepted.append(receipt)
 
