@@ -49,6 +49,7 @@ NAMES = (
     "payload_sizes",
     "payload_curve",
     "executor",
+    "joblib_backend",
     "advice",
     "advice_cost",
     "journal_throughput",

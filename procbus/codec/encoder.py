@@ -244,6 +244,10 @@ class Encoder:
         _register_spawned_script()
         #: Modules, besides `__main__`, that travel by value.
         self._by_value_names = _registered_names()
+        #: Classes, imported by name, whose instances are never pickled as a name.
+        self._plain_kinds: set[type] = set()
+        #: Whether the last object had "__main__" in it as a text only.
+        self._script_is_text = False
         self._renew()
 
     def encode(self, obj: Any) -> bytes:
@@ -256,6 +260,8 @@ class Encoder:
         names = self._by_value_names
         if self.buffers:
             self.buffers = []
+        if self._script_is_text and (known := self._dump_without_script(obj)) is not None:
+            return known
         if type(obj) not in self._reducers:
             try:
                 data = _dumps(obj, PROTOCOL, buffer_callback=self._keep_in)
@@ -272,6 +278,9 @@ class Encoder:
                 data.rfind(_SCRIPT) < 0 and (not names or self._names_travel(data))
             ):
                 return data
+            self.buffers.clear()
+            if (known := self._dump_without_script(obj)) is not None:
+                return known
         except Exception:  # noqa: BLE001 - see above
             self._renew()
         self.buffers.clear()
@@ -379,6 +388,25 @@ class Encoder:
             self._renew()
         return data
 
+    def _dump_without_script(self, obj: Any) -> bytes | None:
+        """Encode an object that has "__main__" in it as a text; None if it names the script.
+
+        scikit-learn, for example, sends Python's filters of warnings with each call, and one of
+        them has that text.
+        """
+        buffer = io.BytesIO()
+        try:
+            _WithoutScript(buffer, self._reducers, self._plain_kinds, self._keep_in).dump(obj)
+        except Exception:  # noqa: BLE001 - the last way reports an error better
+            data = b""
+        else:
+            data = buffer.getvalue()
+        self._script_is_text = data.rfind(_SCRIPT) >= 0 and self._names_travel(data)
+        if self._script_is_text:
+            return data
+        self.buffers.clear()
+        return None
+
     def _renew(self) -> None:
         """Make a new pickler, because a used one keeps the size of its largest memo."""
         self._buffer = io.BytesIO()
@@ -407,7 +435,7 @@ def _registered_names() -> tuple[bytes, ...]:
     modules = cloudpickle.list_registry_pickle_by_value()
     if not modules and not by_value.bare:  # the usual case, checked for each batch
         return ()
-    names = [name.encode() for name in modules]
+    names = [name.encode() for name in modules if name != "__main__"]  # looked for anyway
     if by_value.bare:
         names.append(_BARE)
     return tuple(names)
@@ -477,6 +505,47 @@ def _reducer(cls: type, number: ClassNumber) -> Callable[[Any], Any]:
         return (single_by_number, (known[0], *number, known[1])) if known else reduced
 
     return reduce
+
+
+class _WithoutScript(pickle.Pickler):
+    """Plain pickle that fails at each class, function or other object of a module by value."""
+
+    def __init__(
+        self,
+        file: io.BytesIO,
+        reducers: dict[type, Callable[[Any], Any]],
+        plain_kinds: set[type],
+        keep_in: Callable[[pickle.PickleBuffer], bool],
+    ) -> None:
+        super().__init__(file, PROTOCOL, buffer_callback=keep_in)
+        self._reducers = reducers
+        self._plain_kinds = plain_kinds
+        self.dispatch_table = {**copyreg.dispatch_table, object: _reduce_bare}
+
+    def reducer_override(self, obj: Any) -> Any:
+        """Pickle's hook for everything but plain data; called for each class and instance."""
+        kind: Any = type(obj)
+        if kind in self._plain_kinds:
+            return NotImplemented
+        if kind in self._reducers:
+            return self._reducers[kind](obj)
+        if issubclass(kind, (type, types.FunctionType)):
+            if not is_importable(obj.__module__):
+                raise pickle.PicklingError("it belongs to the script")
+            return NotImplemented
+        reduce = self.dispatch_table.get(kind)
+        if reduce is not None:
+            reduced = reduce(obj)
+        elif kind.__reduce_ex__ is object.__reduce_ex__ and kind.__reduce__ is object.__reduce__:
+            if not is_importable(kind.__module__):
+                raise pickle.PicklingError("it belongs to the script")
+            self._plain_kinds.add(kind)
+            return NotImplemented
+        else:
+            reduced = obj.__reduce_ex__(PROTOCOL)
+        if isinstance(reduced, str) and not is_importable(getattr(obj, "__module__", "__main__")):
+            raise pickle.PicklingError("it belongs to the script")
+        return reduced
 
 
 class _AlonePickler(cloudpickle.Pickler):  # type: ignore[misc] # cloudpickle has no types

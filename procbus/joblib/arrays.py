@@ -6,9 +6,8 @@ from __future__ import annotations
 import mmap
 import os
 import sys
-from contextlib import suppress
 from typing import Any
-from weakref import WeakValueDictionary
+from weakref import finalize
 
 from procbus.joblib.calls import InFile, OneCall
 
@@ -16,9 +15,9 @@ from procbus.joblib.calls import InFile, OneCall
 class SharedArrays:
     """The arrays of one `joblib.Parallel`. joblib calls it under a lock of its own.
 
-    An array that comes the second time is copied into an anonymous file in memory. The files end
-    with this process, however that ends, and have no name that others could open. An array that
-    comes once travels as every large event does.
+    A large array is copied into an anonymous file in memory with the first call that has it. The
+    file ends with the array, with the `joblib.Parallel`, or with this process, however that ends.
+    It has no name that others could open.
 
     Args:
         least: size from which arrays are shared, in bytes; None for none.
@@ -29,74 +28,88 @@ class SharedArrays:
         shares = least is not None and mode is not None and hasattr(os, "memfd_create")
         self._least = least if shares else None
         self._mode = {"w+": "r+"}.get(mode or "r", mode or "r")
-        #: The arrays seen once, and the ones that have a file, by identity.
-        self._seen: WeakValueDictionary[int, Any] = WeakValueDictionary()
-        self._files: dict[int, tuple[Any, InFile]] = {}
-        self._descriptors: list[int] = []
+        #: The file of each array, by the array's identity, and the function that ends it.
+        self._files: dict[int, tuple[InFile, finalize[..., Any]]] = {}
 
-    def share(self, call: OneCall) -> OneCall:
-        """Replace the large arrays among the arguments of a call."""
+    def share(self, calls: list[OneCall]) -> list[OneCall]:
+        """Replace the large arrays among the arguments of calls.
+
+        The given calls must be kept until they are done, because a file ends with its array.
+        """
         numpy = sys.modules.get("numpy")
         if self._least is None or numpy is None:
-            return call
+            return calls
+        kinds = {type(each) for _, args, _ in calls for each in args}
+        kinds.update(type(each) for *_, kwargs in calls if kwargs for each in kwargs.values())
+        if not any(issubclass(kind, numpy.ndarray) for kind in kinds):
+            return calls
+        return [self._with_files(call, numpy) for call in calls]
+
+    def close(self) -> None:
+        """Close the files. Workers that have mapped one keep it mapped. Idempotent."""
+        for _, end in list(self._files.values()):
+            end()
+
+    def _with_files(self, call: OneCall, numpy: Any) -> OneCall:
         function, args, kwargs = call
-        if not any(self._is_large(each, numpy) for each in (*args, *kwargs.values())):
-            return call
         return (
             function,
             [self._shared(each, numpy) for each in args],
             {name: self._shared(each, numpy) for name, each in kwargs.items()},
         )
 
-    def close(self) -> None:
-        """Close the files. Workers that have mapped one keep it mapped. Idempotent."""
-        self._files.clear()
-        while self._descriptors:
-            os.close(self._descriptors.pop())
-
-    def _is_large(self, value: Any, numpy: Any) -> bool:
-        return (
-            isinstance(value, numpy.ndarray)
-            and value.nbytes >= (self._least or 0)
-            and not value.dtype.hasobject
-        )
-
     def _shared(self, value: Any, numpy: Any) -> Any:
-        if not self._is_large(value, numpy):
+        if not isinstance(value, numpy.ndarray) or value.nbytes < (self._least or 0):
+            return value
+        if value.dtype.hasobject:
             return value
         found = self._files.get(id(value))
         if found is not None:
-            return found[1]
+            return found[0]
         if isinstance(value, numpy.memmap) and isinstance(value.base, mmap.mmap):
-            return self._note(value, _of_file(value, self._mode)) or value
+            return _of_file(value, self._mode) or value
         if type(value) is not numpy.ndarray:
             return value
-        if self._seen.get(id(value)) is not value:
-            self._seen[id(value)] = value
+        try:
+            return self._copied(value)
+        except OSError:  # no memory, or no descriptor: it travels with each call
             return value
-        with suppress(OSError):  # no memory, or no descriptor: it travels with each call
-            return self._note(value, self._copied(value))
-        return value
-
-    def _note(self, value: Any, file: InFile | None) -> InFile | None:
-        if file is not None:
-            self._files[id(value)] = value, file
-        return file
 
     def _copied(self, value: Any) -> InFile:
         descriptor = os.memfd_create("procbus-joblib")
-        self._descriptors.append(descriptor)
-        order = "F" if value.flags.f_contiguous and not value.flags.c_contiguous else "C"
+        end = finalize(value, self._end, id(value), descriptor)
+        end.atexit = False
+        try:
+            order = _fill(descriptor, value)
+        except BaseException:
+            end()
+            raise
         path = f"/proc/{os.getpid()}/fd/{descriptor}"
-        file = InFile(path, "r+", value.dtype, 0, value.shape, order)
-        file.load()[...] = value
-        return file._replace(mode=self._mode)
+        file = InFile(path, self._mode, value.dtype, 0, value.shape, order)
+        self._files[id(value)] = file, end
+        return file
+
+    def _end(self, key: int, descriptor: int) -> None:
+        self._files.pop(key, None)
+        os.close(descriptor)
+
+
+def _fill(descriptor: int, value: Any) -> str:
+    """Write the numbers of an array into a file; return their order there, "C" or "F"."""
+    rest = memoryview(value.ravel("A").view("u1"))
+    while rest:
+        rest = rest[os.write(descriptor, rest) :]
+    return _order_of(value)
+
+
+def _order_of(value: Any) -> str:
+    return "F" if value.flags.f_contiguous and not value.flags.c_contiguous else "C"
 
 
 def _of_file(value: Any, mode: str) -> InFile | None:
     """A mapped file of the user's own, so that workers map it too; None for a private copy."""
     if value.filename is None or value.mode == "c":
         return None
-    order = "F" if value.flags.f_contiguous and not value.flags.c_contiguous else "C"
     mode = "r" if value.mode == "r" else mode
-    return InFile(str(value.filename), mode, value.dtype, value.offset, value.shape, order)
+    path, order = str(value.filename), _order_of(value)
+    return InFile(path, mode, value.dtype, value.offset, value.shape, order)

@@ -21,6 +21,7 @@ from joblib.parallel import (
 from procbus.assembly import inline_is_asked_for
 from procbus.core.errors import HandlerTimeout, MemoryLimitExceeded, OptionError, WorkerDied
 from procbus.core.handler import CallOptions
+from procbus.core.introspection import module_of, name_bearer, name_of
 from procbus.core.user_objects import short_repr
 from procbus.core.validation import did_you_mean
 from procbus.joblib.arrays import SharedArrays
@@ -68,7 +69,7 @@ class ProcbusBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[mi
         self._pool: BusExecutor | None = None
         self._arrays = SharedArrays(None, None)
         #: The calls of each batch that has no result yet.
-        self._open: dict[Future[Any], Calls] = {}
+        self._open: dict[Future[Any], list[OneCall]] = {}
         self._runners: dict[tuple[str, str], Callable[[Calls], list[Any]]] = {}
 
     # Methods that joblib calls: see `joblib.parallel.ParallelBackendBase`.
@@ -131,10 +132,10 @@ class ProcbusBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[mi
         pool = self._pool
         if pool is None:
             raise RuntimeError("the workers of this joblib.Parallel were ended: start a new one")
-        named = func.items[0] if func.items else None
-        func.items = [self._arrays.share(call) for call in func.items]
-        future: Future[Any] = pool.submit(self._runner_for(named), func)
-        self._open[future] = func
+        calls = list(func.items)
+        func.items = self._arrays.share(calls)
+        future: Future[Any] = pool.submit(self._runner_for(calls), func)
+        self._open[future] = calls
         future.add_done_callback(self._forget if callback is None else callback)
         return future
 
@@ -145,7 +146,7 @@ class ProcbusBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[mi
             return out.result()
         except (WorkerDied, HandlerTimeout, MemoryLimitExceeded) as error:
             if calls is not None:
-                _name_call(error, calls.items)
+                _name_call(error, calls)
             raise
 
     def abort_everything(self, ensure_ready: bool = True) -> None:
@@ -193,11 +194,10 @@ class ProcbusBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[mi
     def _forget(self, future: Future[Any]) -> None:
         self._open.pop(future, None)
 
-    def _runner_for(self, call: OneCall | None) -> Callable[[Calls], list[Any]]:
+    def _runner_for(self, calls: list[OneCall]) -> Callable[[Calls], list[Any]]:
         """The function that runs a batch in a worker; it bears the name of the user's function."""
-        if call is None:
-            return run_calls
-        names = _names_of(call[0])
+        function = calls[0][0]
+        names = module_of(function) or "", name_bearer(function).__qualname__
         found = self._runners.get(names)
         if found is None:
             found = self._runners[names] = _runner(*names)
@@ -214,14 +214,6 @@ def _check(options: Mapping[str, Any]) -> None:
             )
 
 
-def _names_of(function: Callable[..., Any]) -> tuple[str, str]:
-    """Module and qualified name of the function of a call."""
-    bare = getattr(function, "func", function)  # in a partial
-    name = getattr(bare, "__qualname__", type(bare).__qualname__)
-    module = getattr(bare, "__module__", "")
-    return module if type(module) is str else "", name if type(name) is str else ""
-
-
 def _runner(module: str, name: str) -> Callable[[Calls], list[Any]]:
     def run(calls: Calls) -> list[Any]:
         return run_calls(calls)
@@ -230,18 +222,14 @@ def _runner(module: str, name: str) -> Callable[[Calls], list[Any]]:
     return run
 
 
-def _name_call(error: WorkerDied | HandlerTimeout | MemoryLimitExceeded, items: list[Any]) -> None:
-    """Put the call into the message of an error, in place of the number of its batch."""
+def _name_call(error: WorkerDied | HandlerTimeout | MemoryLimitExceeded, calls: Any) -> None:
+    """Add the call to the message of an error, which names the function and the batch."""
     index = 0
-    if len(items) > 1:
-        if error.progress is None or not 0 <= error.progress.done < len(items):
+    if len(calls) > 1:
+        if error.progress is None or not 0 <= error.progress.done < len(calls):
             return
         index = int(error.progress.done)
-    function, args, kwargs = items[index]
-    module, name = _names_of(function)
+    function, args, kwargs = calls[index]
     given = [short_repr(each) for each in args]
     given += [f"{key}={short_repr(each)}" for key, each in kwargs.items()]
-    text = str(error).replace(f", at {error.progress}", "").replace(f" at {error.progress}", "")
-    batch = f"{error.handler} with event #{error.event_id}"
-    call = f"{module}.{name}({', '.join(given)})"
-    error.args = (text.replace(batch, call, 1) if batch in text else f"{text}; it ran {call}",)
+    error.args = (f"{error}; the call was {name_of(function)}({', '.join(given)})",)

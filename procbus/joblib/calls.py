@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from procbus.core.context import current
@@ -20,7 +20,10 @@ OneCall: TypeAlias = tuple[Callable[..., Any], Sequence[Any], Mapping[str, Any]]
 class Calls(Protocol):
     """A batch of calls, as joblib makes it."""
 
-    items: list[OneCall]
+    items: Iterable[OneCall]
+
+    def __len__(self) -> int:
+        """Return the number of calls."""
 
     def __call__(self) -> list[Any]:
         """Make all calls; return their results."""
@@ -46,31 +49,23 @@ class InFile(NamedTuple):
 
 def run_calls(calls: Calls) -> list[Any]:
     """Make the calls of a batch, in a worker process."""
-    count = len(calls.items)
-    calls.items = [
-        (_Noted(index, count, function), args, kwargs)
-        for index, (function, args, kwargs) in enumerate(calls.items)
-    ]
+    calls.items = _noted(calls.items, len(calls))
     return calls()
 
 
-class _Noted:
-    """A call that notes its start, for the error of a worker that dies in it."""
-
-    __slots__ = ("_count", "_function", "_index")
-
-    def __init__(self, index: int, count: int, function: Callable[..., Any]) -> None:
-        self._index = index
-        self._count = count
-        self._function = function
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Make the call, with arrays from files."""
-        current().progress(self._index, self._count)
-        return self._function(
-            *[each.load() if type(each) is InFile else each for each in args],
-            **{k: each.load() if type(each) is InFile else each for k, each in kwargs.items()},
-        )
+def _noted(items: Iterable[OneCall], count: int) -> Iterator[OneCall]:
+    """Note the start of each call, for the error of a worker that dies in it; load its arrays."""
+    progress = current().progress
+    for index, (function, args, kwargs) in enumerate(items):
+        if count > 1:
+            progress(index, count)
+        if any(type(each) is InFile for each in args):
+            args = [each.load() if type(each) is InFile else each for each in args]
+        if kwargs:
+            kwargs = {
+                name: each.load() if type(each) is InFile else each for name, each in kwargs.items()
+            }
+        yield function, args, kwargs
 
 
 def limit_threads(variables: Sequence[str], most: int) -> None:

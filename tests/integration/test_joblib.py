@@ -13,7 +13,7 @@ from joblib import Parallel, delayed, parallel_config
 
 import procbus.joblib
 from procbus import HandlerTimeout, MemoryLimitExceeded, OptionError, WorkerDied
-from tests.integration.conftest import Run
+from tests.integration.conftest import Run, Start
 
 
 @pytest.fixture(autouse=True)
@@ -112,7 +112,7 @@ def test_nested_parallel_runs_inside_the_call(on_procbus: None) -> None:
 def test_dead_worker_names_the_call_and_the_next_parallel_works(
     on_procbus: None, batch_size: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with pytest.raises(WorkerDied, match=r"test_joblib\.die_at_13\(13, note='x'\)"):
+    with pytest.raises(WorkerDied, match=r"the call was .*test_joblib\.die_at_13\(13, note='x'\)"):
         Parallel(batch_size=batch_size)(delayed(die_at_13)(n, note="x") for n in range(40))
 
     assert Parallel()(delayed(square)(n) for n in range(3)) == [0, 1, 4]
@@ -129,7 +129,7 @@ def test_error_of_a_call_comes_as_itself_with_the_traceback_of_its_worker(on_pro
 def test_time_limit_ends_the_call_that_hangs_and_names_it() -> None:
     with (
         parallel_config(backend="procbus", n_jobs=2, timeout=0.5),
-        pytest.raises(HandlerTimeout, match=r"hang_at_3\(3\) ran longer than its timeout of 0.5 s"),
+        pytest.raises(HandlerTimeout, match=r"longer than its timeout of 0.5 s.*hang_at_3\(3\)"),
     ):
         Parallel()(delayed(hang_at_3)(n) for n in range(40))
 
@@ -278,3 +278,53 @@ def test_scikit_learn_gets_the_same_figures_as_in_sequence() -> None:
         wanted = figures()
     with parallel_config(backend="procbus", n_jobs=2):
         assert figures() == wanted
+
+
+def test_call_whose_worker_dies_runs_again_where_max_crashes_and_retries_allow_it(
+    tmp_path: Any,
+) -> None:
+    def die_first(n: int) -> int:
+        try:
+            (tmp_path / str(n)).touch(exist_ok=False)
+        except FileExistsError:
+            return n
+        os._exit(3)
+
+    with parallel_config(backend="procbus", n_jobs=2, retries=2, max_crashes=1, backoff=0):
+        assert Parallel()(delayed(die_first)(n) for n in range(2)) == [0, 1]
+
+    with (
+        parallel_config(backend="procbus", n_jobs=2, retries=2, max_crashes=0, backoff=0),
+        pytest.raises(WorkerDied, match=r"die_first\(7\)"),
+    ):
+        Parallel()(delayed(die_first)(n) for n in [7])
+
+
+INTERRUPTED = """
+import signal
+import time
+import joblib
+import procbus.joblib
+
+procbus.joblib.register()
+
+def hang(n):
+    print("running", flush=True)
+    time.sleep(600)
+
+with joblib.parallel_config(backend="procbus", n_jobs=2):
+    try:
+        joblib.Parallel()(joblib.delayed(hang)(n) for n in range(2))
+    except KeyboardInterrupt:
+        print("interrupted", flush=True)
+    print(joblib.Parallel()(joblib.delayed(abs)(n) for n in range(3)))
+"""
+
+
+def test_ctrl_c_ends_a_parallel_and_the_next_one_runs(start: Start) -> None:
+    program = start(INTERRUPTED)
+    assert [program.read_line(), program.read_line()] == ["running"] * 2
+
+    program.interrupt_group()
+
+    assert program.finish().check().splitlines() == ["interrupted", "[0, 1, 2]"]

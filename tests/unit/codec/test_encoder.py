@@ -10,6 +10,7 @@ import copyreg
 import enum
 import functools
 import pickle
+import re
 import subprocess
 import sys
 import threading
@@ -387,6 +388,21 @@ def test_classes_of_importable_modules_go_by_name():
 def test_a_text_that_mentions_main_is_only_a_text(echo):
     for obj in ("__main__", b"__main__", {"__main__": ["__main__"]}):
         assert echo.there_and_back(obj) == obj
+
+
+def test_object_with_the_text_main_is_pickled_as_plainly_as_one_without_it():
+    filters = [("default", None, DeprecationWarning, "__main__", 0), re.compile("x"), len]
+    encoder = Encoder(PARENT)
+
+    for obj in (filters, [filters, DeprecationWarning], {"x": 1}, filters):
+        assert encoder.encode(obj) == pickle.dumps(obj, codec.PROTOCOL)
+
+
+def test_object_of_a_script_beside_the_text_main_arrives(echo):
+    point = local_classes().Point(1, 2)
+    for obj in (["__main__", len], ["__main__", point], [point, "__main__"], ["__main__"]):
+        assert echo.there_and_back(obj) == obj
+    assert echo.there_and_back(["__main__", lambda n: n + 1])[1](1) == 2
 
 
 def test_functions_and_lambdas_of_a_script_travel_in_an_event(echo):
