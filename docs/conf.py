@@ -114,6 +114,36 @@ def as_downloads(app: Sphinx, docname: str, source: list[str]) -> None:
     source[0] = re.sub(r"\]\(((?:\.\./)+(?:bench|tests)/)", r"](path:\1", source[0])
 
 
+def put_side_by_side(app: Sphinx, doctree: nodes.document) -> None:
+    """Have the scripts below "With joblib:" and "With procbus:" stand side by side.
+
+    The last one is on the right, and all others on the left. Where there is no room, they stand one
+    below the other, as they do in the file.
+    """
+    if not app.env.docname.startswith("coming-from/"):
+        return
+    for section in list(doctree.findall(nodes.section)):
+        sides: list[list[nodes.Node]] = []
+        for node in section.children:
+            text = node.astext() if isinstance(node, nodes.paragraph) else ""
+            if text.startswith("With ") and text.endswith(":"):
+                sides.append([node])
+            elif sides and isinstance(node, nodes.literal_block):
+                sides[-1].append(node)
+            elif sides:
+                break
+        if not sides:
+            continue
+        place = section.index(sides[0][0])
+        both = nodes.container(classes=["side-by-side"])
+        for part in sides[:-1], sides[-1:]:
+            nodes_of_side = [node for side in part for node in side]
+            for node in nodes_of_side:
+                section.remove(node)
+            both += nodes.container("", *nodes_of_side)
+        section.insert(place, both)
+
+
 def find_public(app: Sphinx, env: Any, node: Any, contnode: nodes.Element) -> nodes.Element | None:
     """Resolve a type of a signature: to a public name wherever its module, or to plain text."""
     if node.get("refdomain") != "py":
@@ -161,6 +191,7 @@ def first_sentence(page: nodes.document) -> str:
 def setup(app: Sphinx) -> None:
     """Connect the functions of this page."""
     app.connect("source-read", as_downloads)
+    app.connect("doctree-read", put_side_by_side)
     app.connect("autodoc-process-docstring", as_restructured, priority=400)
     app.connect("missing-reference", find_public, priority=900)
     app.connect("build-finished", write_llms)

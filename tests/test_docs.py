@@ -5,6 +5,7 @@ In README.md and the pages of docs/:
 - each ```python block is a script of its own, run in an empty directory;
 - ```python continue adds to the script of the block before it;
 - ```python no-run REASON is not run, for that reason;
+- ```python needs MODULE is run where that module is installed;
 - ```text output is the whole output of the script before it on stdout; `...` stands for any text;
 - each `$ ` line of a ```console block is a command that exists.
 """
@@ -19,6 +20,7 @@ import subprocess
 import sys
 import textwrap
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -67,6 +69,7 @@ class Script:
     line: int
     text: str
     output: str | None = None
+    needs: str = ""
 
 
 def blocks_of(page: str) -> list[Block]:
@@ -106,10 +109,13 @@ def scripts_of(page: str) -> list[Script]:
             scripts.append(Script(begun.line, below(begun.text, block)))
         elif not block.remark:
             scripts.append(Script(block.line, below("", block)))
+        elif word == "needs" and reason.isidentifier():
+            scripts.append(Script(block.line, below("", block), needs=reason))
         else:
             raise ValueError(
                 f"line {block.line}: not understood: python {block.remark!r}. After `python` comes "
-                f"nothing, `continue` (after another block), or `no-run` and the reason."
+                f"nothing, `continue` (after another block), `needs` and a module, or `no-run` and "
+                f"the reason."
             )
     return scripts
 
@@ -208,6 +214,10 @@ def scripts_of_file(page: Path) -> list[Script]:
             id=f"{relative(page)}:{script.line}",
             marks=[
                 pytest.mark.skipif(page.name == "dask.md" and not HAS_DASK, reason=NO_DASK),
+                pytest.mark.skipif(
+                    bool(script.needs and find_spec(script.needs) is None),
+                    reason=f"{script.needs} is not installed",
+                ),
                 *([] if page.name in QUICK_PAGES else [pytest.mark.slow]),
             ],
         )
@@ -266,6 +276,14 @@ def test_a_block_is_passed_over_only_for_a_reason() -> None:
     assert scripts_of("```python no-run shows a mistake\nx = \n```\n") == []
     with pytest.raises(ValueError, match="not understood"):
         scripts_of("```python no-run\nx = \n```\n")
+
+
+def test_a_block_that_needs_another_library_names_it() -> None:
+    page = "```python needs pyee\nx = 1\n```\n"
+
+    assert scripts_of(page) == [Script(2, "\nx = 1\n", needs="pyee")]
+    with pytest.raises(ValueError, match="not understood"):
+        scripts_of("```python needs\nx = 1\n```\n")
 
 
 @pytest.mark.parametrize(
