@@ -6,10 +6,15 @@ from __future__ import annotations
 import mmap
 import os
 import sys
+from itertools import chain
+from operator import itemgetter
 from typing import Any
 from weakref import finalize
 
 from procbus.joblib.calls import InFile, OneCall
+
+#: Parts of a call. A batch may have thousands, so they are looked through without Python's code.
+_ARGS, _KWARGS = itemgetter(1), itemgetter(2)
 
 
 class SharedArrays:
@@ -39,8 +44,9 @@ class SharedArrays:
         numpy = sys.modules.get("numpy")
         if self._least is None or numpy is None:
             return calls
-        kinds = {type(each) for _, args, _ in calls for each in args}
-        kinds.update(type(each) for *_, kwargs in calls if kwargs for each in kwargs.values())
+        kinds = set(map(type, chain.from_iterable(map(_ARGS, calls))))
+        if any(map(_KWARGS, calls)):
+            kinds.update(type(each) for *_, kwargs in calls for each in kwargs.values())
         if not any(issubclass(kind, numpy.ndarray) for kind in kinds):
             return calls
         return [self._with_files(call, numpy) for call in calls]
