@@ -9,7 +9,7 @@ from procbus import EventBus, subscribe
 SMALL = Path("small")
 
 
-@subscribe  # on threads: Pillow lets go of the GIL
+@subscribe(kind="cpu")
 def shrink(photo: Path) -> None:
     with Image.open(photo) as image:
         image.thumbnail((256, 256))

@@ -13,7 +13,7 @@ from typing import Any
 from procbus.codec import exception_parts
 from procbus.core.context import running_context
 from procbus.core.errors import BatchFailed, ProcbusError, SerializationError, WorkerTraceback
-from procbus.core.ticket import Together
+from procbus.core.together import Together
 from procbus.core.unfinished import unfinished
 from procbus.core.user_objects import is_a, named, set_cause, text_of, traceback_of
 

@@ -10,23 +10,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from time import monotonic
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from procbus.core.delivery import Delivery
 from procbus.core.receipt import Callbacks, SoleReceipt
+from procbus.core.together import Together
 
 if TYPE_CHECKING:
     from procbus.core.locks import Lock
     from procbus.core.receipt import Receipt
     from procbus.core.subscription import Subscription
-
-
-class Together(NamedTuple):
-    """The events of one call of a batch handler, as they reach a worker."""
-
-    #: The id of each event: a range if they follow each other, as most do.
-    ids: Sequence[int]
-    events: list[Any]
 
 
 class Ticket(SoleReceipt):

@@ -9,18 +9,18 @@ each event as a delivery of its own, so that each has its promises.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence, Sized
+from collections.abc import Generator, Iterable, Iterator, Sequence, Sized
 from itertools import islice
 from math import ceil
 from typing import TYPE_CHECKING, Any
 
 from procbus.codec.batch_call import InPart
+from procbus.codec.chunk import Chunk
 from procbus.core.delivery import cancelled, error_to_tell
 from procbus.core.errors import SerializationError, WorkerDied
 from procbus.core.handler import calling, new_number
 from procbus.core.receipt import Receipt, WaitedReceipt
 from procbus.core.subscription import Subscription
-from procbus.core.unfinished import complete, unfinished
 
 if TYPE_CHECKING:
     from procbus.core.delivery import Delivery
@@ -98,32 +98,6 @@ def _one_by_one(
             _take_back(delivery, parts)
 
 
-class _Chunk:
-    """Calls a handler once for each event of a chunk.
-
-    Args:
-        function: the handler's function.
-        name: the handler's name.
-    """
-
-    def __init__(self, function: Callable[..., Any], name: str) -> None:
-        self.function = function
-        self.name = name
-
-    def __call__(self, events: Sequence[Any]) -> list[Any] | InPart:
-        """Return the results; or the ones before an exception, with that."""
-        function, values = self.function, []
-        try:
-            for event in events:
-                value = function(event)
-                if id(type(value)) not in complete and (wrong := unfinished(self.name, value)):
-                    raise wrong
-                values.append(value)
-        except BaseException as error:  # noqa: BLE001 - raised where the results are taken
-            return InPart(values, {len(values): error})
-        return values
-
-
 class _Waiter:
     """Waits for a chunk, for `WaitedReceipt.answer`; the map itself waits for the receipt."""
 
@@ -141,7 +115,7 @@ class _Chunks:
 
     def __init__(self, subscription: Subscription, events: Iterable[Any], parts: Parts) -> None:
         handler = subscription.handler
-        function: Any = _Chunk(handler.call, handler.name)
+        function: Any = Chunk(handler.call, handler.name)
         inner = calling(handler, function, number=new_number())
         self._calls = Subscription(inner, parts.lanes.of(inner), answered=True)
         self._source = iter(events)

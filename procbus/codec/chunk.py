@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: MIT
+"""The function that a worker runs for a chunk of `bus.map`: it calls the handler for each event.
+
+A worker imports this module in its first call, while your script waits for it: it is light.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from procbus.codec.batch_call import InPart
+from procbus.core.unfinished import complete, unfinished
+
+
+class Chunk:
+    """Calls a handler once for each event of a chunk.
+
+    Args:
+        function: the handler's function.
+        name: the handler's name.
+    """
+
+    def __init__(self, function: Callable[..., Any], name: str) -> None:
+        self.function = function
+        self.name = name
+
+    def __call__(self, events: Sequence[Any]) -> list[Any] | InPart:
+        """Return the results; or the ones before an exception, with that."""
+        function, values = self.function, []
+        try:
+            for event in events:
+                value = function(event)
+                if id(type(value)) not in complete and (wrong := unfinished(self.name, value)):
+                    raise wrong
+                values.append(value)
+        except BaseException as error:  # noqa: BLE001 - raised where the results are taken
+            return InPart(values, {len(values): error})
+        return values
