@@ -55,22 +55,27 @@ class Target:
         against: contender by whose figure procbus's is divided, within one round;
             None where the bound is on procbus's figure itself.
         unit: unit of an absolute bound, for display.
+        equal: part of the bound by which a value may miss it and still count as equal to it,
+            because rounds of one and the same contender differ by more.
     """
 
     bound: float
     at_least: bool
     against: str | None = None
     unit: str = ""
+    equal: float = 0.0
 
     def is_reached_by(self, value: float) -> bool:
-        """Tell whether `value` keeps to the bound."""
-        return value >= self.bound if self.at_least else value <= self.bound
+        """Tell whether `value` keeps to the bound, or counts as equal to it."""
+        slack = self.bound * self.equal
+        return value >= self.bound - slack if self.at_least else value <= self.bound + slack
 
     def text(self) -> str:
         """Return the target as a person writes it."""
         sign = "≥" if self.at_least else "≤"
         over = f"x {self.against}" if self.against else self.unit
-        return f"{sign} {self.bound:g} {over}".rstrip()
+        equal = f" (within {100 * self.equal:g} % is equal)" if self.equal else ""
+        return f"{sign} {self.bound:g} {over}".rstrip() + equal
 
 
 @dataclass(frozen=True)

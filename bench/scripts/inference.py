@@ -5,27 +5,21 @@ from typing import Any
 
 import joblib
 
-from procbus import EventBus, subscribe
-
-model: Any
+from procbus import EventBus, resource, subscribe, use
 
 
-def load_model() -> None:
-    global model
-    model = joblib.load("model.joblib")
+@resource
+def model() -> Any:
+    return joblib.load("model.joblib")
 
 
 @subscribe(kind="cpu", batch=1_000)
-def classify(reviews: list[str]) -> list[str]:
+def classify(reviews: list[str], model: Any = use(model)) -> list[str]:
     labels: list[str] = model.predict(reviews).tolist()
     return labels
 
 
-with (
-    EventBus(worker_init=load_model) as bus,
-    open("reviews.txt") as reviews,
-    open("labels.txt", "w") as labels,
-):
+with EventBus() as bus, open("reviews.txt") as reviews, open("labels.txt", "w") as labels:
     labels.writelines(f"{label}\n" for label in bus.map(classify, reviews))
 good = Path("labels.txt").read_text().split().count("good")
 print(good, "reviews are good")

@@ -489,3 +489,14 @@ def test_samples_are_started_by_a_module_that_reads_plain_arguments() -> None:
         env={**os.environ, "PYTHONPATH": str(ROOT)},
     )
     assert json.loads(done.stdout.splitlines()[-1])["tiny io handler"] > 0
+
+
+def test_a_value_that_misses_the_bound_by_less_than_rounds_differ_counts_as_equal() -> None:
+    most = Target(1, at_least=False, against="peer", equal=0.01)
+    least = Target(1, at_least=True, against="peer", equal=0.01)
+
+    assert most.is_reached_by(1.009)
+    assert not most.is_reached_by(1.011)
+    assert least.is_reached_by(0.991)
+    assert not least.is_reached_by(0.989)
+    assert most.text() == "≤ 1 x peer (within 1 % is equal)"
