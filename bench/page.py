@@ -80,6 +80,8 @@ def page(document: Mapping[str, Any], found: Mapping[str, Found], cores: int) ->
     """Return the whole page as Markdown."""
     parts = [
         "# Threads or processes? The GIL, measured",
+        "Find out how much you gain from threads and from processes, by the work and the length of "
+        "your handler. Each section asks one question, and answers it by a measurement.",
         about(document, found),
         short_answer(found, cores),
     ]
@@ -116,7 +118,7 @@ def about(document: Mapping[str, Any], found: Mapping[str, Found]) -> str:
         )
     for label, other in machine.get("merged", {}).items():
         warning += (
-            f"Figures in brackets of {label}, and those that this run lacks, were taken on "
+            f"The figures in brackets of {label}, and figures that this run lacks, were taken on "
             f"{other['date'][:10]} on {other['workers']} cores of {other['processor']}, "
             f"{other['python']}.\n\n"
         )
@@ -127,8 +129,9 @@ def about(document: Mapping[str, Any], found: Mapping[str, Found]) -> str:
         f"{machine['system']}, {machine['python']}. {versions}.\n\n"
         f"Figures are medians of the rounds. A line on each mark or bar goes from the lowest to "
         f"the highest round, and ratios are taken within a round. Only ratios carry over to "
-        f"another machine: run `procbus bench` on yours. You find the methods, the settings of the "
-        f"rivals and all caveats in [bench/README.md](../bench/README.md)."
+        f"another machine: run `procbus bench` on yours. "
+        f"[bench/README.md](../bench/README.md) has the methods, the settings of the rivals and "
+        f"all caveats."
     )
 
 
