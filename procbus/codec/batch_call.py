@@ -13,6 +13,7 @@ from typing import Any
 from procbus.codec import exception_parts
 from procbus.core.context import running_context
 from procbus.core.errors import BatchFailed, ProcbusError, SerializationError, WorkerTraceback
+from procbus.core.text import shown_events
 from procbus.core.together import Together
 from procbus.core.unfinished import unfinished
 from procbus.core.user_objects import is_a, named, set_cause, text_of, traceback_of
@@ -141,8 +142,8 @@ class BatchCall:
             results: Any = answer
             return results if type(results) is list else list(results)
         raise ProcbusError(
-            f"{self.name} was called with {events_of(ids)} and returned {given}: a batch handler "
-            f"returns None, or a list with one result for each of its events, here {count}"
+            f"{self.name} was called with {shown_events(ids)} and returned {given}: a batch "
+            f"handler returns None, or a list with one result for each of its events, here {count}"
         )
 
     def _in_part(self, failed: BatchFailed, ids: Sequence[int]) -> InPart:
@@ -159,7 +160,7 @@ class BatchCall:
                 index = -1
             if not 0 <= index < len(ids) or not is_a(error, BaseException):
                 raise ProcbusError(
-                    f"{self.name} was called with {events_of(ids)} and raised BatchFailed with "
+                    f"{self.name} was called with {shown_events(ids)} and raised BatchFailed with "
                     f"{key!r}: {named(error) if is_a(error, BaseException) else repr(error)}. Its "
                     f"keys are indices of the list of events, here 0 to {len(ids) - 1}, and its "
                     "values are exceptions"
@@ -167,18 +168,3 @@ class BatchCall:
             errors[index] = error
         values = None if failed.results is None else self._checked(failed.results, ids)
         return InPart(values, errors)
-
-
-def events_of(ids: Sequence[int]) -> str:
-    """Name the events of a call, for people."""
-    if len(ids) == 1:
-        return f"event #{ids[0]}"
-    if len(ids) > _FEW and ids[-1] - ids[0] == len(ids) - 1:  # in order, as nearly always
-        return f"{len(ids)} events ({ids[0]} to {ids[-1]})"
-    if len(ids) <= _FEW:
-        return f"{len(ids)} events ({', '.join(map(str, ids))})"
-    return f"{len(ids)} events ({', '.join(map(str, ids[:_FEW]))} ...)"
-
-
-#: Maximum of ids that are listed in a message.
-_FEW = 10

@@ -55,3 +55,23 @@ def table(
         ).rstrip()
         for line in (head, *rows)
     )
+
+
+def shown_events(ids: Sequence[int], what: str = "") -> str:
+    """Name the events with these ids, for people.
+
+    Args:
+        ids: one id at least.
+        what: what the events are, in a word or two.
+    """
+    if len(ids) == 1:
+        return f"event #{ids[0]}" + (f" ({what})" if what else "")
+    shown = ", ".join(f"#{number}" for number in ids[:_FEW])
+    if len(ids) > _FEW:
+        in_order = ids[-1] - ids[0] == len(ids) - 1  # as nearly always
+        shown = f"#{ids[0]} to #{ids[-1]}" if in_order else f"{shown} ..."
+    return f"{len(ids)} events ({shown}{f'; {what}' if what else ''})"
+
+
+#: Maximum of ids that are listed in a message.
+_FEW = 10

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from time import monotonic
 
 from procbus.core.dead_letter import DeadLetter, event_in, summary_of
@@ -14,6 +14,7 @@ from procbus.core.flood import ERROR_RATE, TELL_S, Allowance
 from procbus.core.locks import Lock
 from procbus.core.log import log
 from procbus.core.log_origin import Origin, about
+from procbus.core.text import shown_events
 from procbus.core.user_objects import (
     cause_of,
     class_name,
@@ -54,8 +55,14 @@ class FailureLog:
         self._left_out: dict[str, int] = {}
         self._told_at = self._clock()
 
-    def tell(self, delivery: Delivery, letter: DeadLetter) -> None:
-        """Log a failure, unless there are too many at the moment."""
+    def tell(self, delivery: Delivery, letter: DeadLetter, ids: Sequence[int]) -> None:
+        """Log a failure, unless there are too many at the moment.
+
+        Args:
+            delivery: the delivery that failed.
+            letter: its dead letter.
+            ids: ids of the events that failed with this error: several if a call with a batch did.
+        """
         error = letter.outcome.error
         assert error is not None
         handler = letter.handler
@@ -69,17 +76,17 @@ class FailureLog:
             else:
                 admitted, with_traceback = self._lines.take(now), False
             if not admitted:
-                self._left_out[handler] = self._left_out.get(handler, 0) + 1
+                self._left_out[handler] = self._left_out.get(handler, 0) + len(ids)
             due = self._left_out and now - self._told_at > TELL_S
         if due:
             self.tell_the_rest()
         if not admitted:
             return
-        text = _text_of(delivery, letter)
+        text = _text_of(delivery, letter, ids)
         origin = _origin_of(letter)
         if with_traceback:
             _log_with_traceback(text, error, origin)
-        elif first is not None and first != letter.event_id:
+        elif first is not None and first not in ids:
             log.error("%s; its traceback is as with event #%d", text, first, extra=about(origin))
         else:
             log.error("%s", text, extra=about(origin))
@@ -121,10 +128,10 @@ def raised_at(error: BaseException) -> str:
     return f"{code.co_filename}:{where.tb_lineno}:{code.co_name}"
 
 
-def _text_of(delivery: Delivery, letter: DeadLetter) -> str:
+def _text_of(delivery: Delivery, letter: DeadLetter, ids: Sequence[int]) -> str:
     outcome = letter.outcome
-    of = f"event #{letter.event_id} ({event_in(letter)})"
-    text = f"{letter.handler} failed with {of}: {outcome.kind.value}"
+    text = f"{letter.handler} failed with {shown_events(ids, event_in(letter))}"
+    text += f": {outcome.kind.value}"
     if delivery.earlier:
         text += f", at the last of {len(letter.outcomes)} attempts"
     if letter.quarantined:

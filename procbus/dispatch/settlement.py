@@ -8,9 +8,10 @@ bus. An attempt that failed and that another follows ends here too, and leaves t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from typing import Any
+from itertools import groupby, zip_longest
+from typing import Any, TypeVar
 
 from procbus.core.cancelling import CancelRequest
 from procbus.core.dead_letter import DeadLetter, summary_of
@@ -35,6 +36,7 @@ from procbus.core.subscription import (
     SMALL,
     Subscription,
 )
+from procbus.core.text import shown_events
 from procbus.dispatch.admission import Admission
 from procbus.dispatch.dead_letters import DeadLetterBox, letter_of
 from procbus.dispatch.delays import Delays
@@ -87,9 +89,9 @@ class Settlement:
         self.delays = Delays(retries, self.lock, self.listeners, self.settle)
         #: Whether a delivery was ever to be cancelled.
         self._asked = False
-        self.on_failed: tuple[Callable[[Settled], object], ...] = (self._log_failure,)
+        self.on_failed: tuple[Callable[[Settled], object], ...] = ()
         if journal is not None:
-            self.on_failed = (journal.failed, self._log_failure)
+            self.on_failed = (journal.failed,)
 
     def count_in(self, count: int) -> None:
         """Count deliveries in that the bus itself makes; settling them counts them out."""
@@ -170,6 +172,8 @@ class Settlement:
         interrupts: list[BaseException] = []
         for error in after.raised or ():
             _note_raised(interrupts, error)
+        for together in _of_one_error(after.told, lambda each: (each.delivery, each.outcome)):
+            _guarded(interrupts, self._log_failures, together)
         for settled in after.told or ():
             if settled.outcome.kind is OutcomeKind.CANCELLED and self._dropped(settled.delivery):
                 assert self._journal is not None
@@ -179,8 +183,11 @@ class Settlement:
             if ears := self.listeners.settled:
                 about = settled.delivery, settled.receipt
                 _guarded(interrupts, self.listeners.tell_of, ears, settled, *about)
-        for delivery, outcome in after.again or ():
-            _guarded(interrupts, self._try_again, delivery, outcome)
+        for pairs in _of_one_error(after.again, lambda each: each):
+            waits: list[float] = []
+            _guarded(interrupts, _log_retries, pairs, waits)
+            for (delivery, outcome), wait_s in zip_longest(pairs, waits):
+                _guarded(interrupts, self._try_again, delivery, outcome, wait_s)
         _guarded(interrupts, self._follow, after, count, queued)
         if interrupts:
             raise interrupts[0]
@@ -350,9 +357,11 @@ class Settlement:
 
     # Called without the lock, because these run the user's code.
 
-    def _log_failure(self, settled: Settled) -> None:
-        if settled.letter is not None:
-            self._failures.tell(settled.delivery, settled.letter)
+    def _log_failures(self, together: Sequence[Settled]) -> None:
+        """Log failures with one error; there are several only if a call with a batch failed."""
+        ids = [each.delivery.event_id for each in together if each.letter is not None]
+        if (letter := together[0].letter) is not None:
+            self._failures.tell(together[0].delivery, letter, ids)
             self.dead_letters.tell_dropped()
 
     def sum_up_failures(self) -> None:
@@ -361,25 +370,14 @@ class Settlement:
         if summary := self.unseen.summary():
             log.warning("bus closed with %s", summary)
 
-    def _try_again(self, delivery: Delivery, outcome: Outcome) -> None:
-        handler = delivery.subscription.handler
-        attempt = len(delivery.earlier)
-        wait_s = wait_of(handler.name, handler.retry.backoff, attempt, outcome)
-        log.warning(
-            "%s with event #%d: attempt %d of %d %s (%s); the next one in %.2g s",
-            handler.name,
-            delivery.event_id,
-            attempt,
-            handler.retry.retries + 1,
-            outcome.kind.value,
-            summary_of(outcome.error),
-            wait_s,
-            extra=about_delivery(delivery, attempt, outcome.worker_pid),
-        )
+    def _try_again(self, delivery: Delivery, outcome: Outcome, wait_s: float | None) -> None:
+        """Queue a retry; `wait_s` is None if Ctrl-C came before the backoff had answered."""
+        if wait_s is None:
+            wait_s = _wait_of(delivery, outcome)
         if self._journal is not None:
             self._journal.retried(delivery, wait_s)
         if (ears := self.listeners.retried) and (receipt := delivery.receipt) is not None:
-            retried = Retried(delivery, receipt, attempt, outcome, wait_s)
+            retried = Retried(delivery, receipt, len(delivery.earlier), outcome, wait_s)
             self.listeners.tell_of(ears, retried, delivery, receipt)
         delivery.subscription.lane.step_aside(delivery)
         self.wait(delivery, wait_s)
@@ -388,6 +386,51 @@ class Settlement:
         """Have a delivery wait `wait_s` seconds for its next attempt."""
         if not self._retries.add(delivery, wait_s):
             self.settle([(delivery, cancelled(delivery))])
+
+
+_Ended = TypeVar("_Ended")
+
+
+def _of_one_error(
+    ended: Sequence[_Ended] | None, parts: Callable[[_Ended], tuple[Delivery, Outcome]]
+) -> Iterator[list[_Ended]]:
+    """Divide ends of attempts into those that are next to each other and have the same error.
+
+    Several are together if a batch handler's call failed as a whole: that is one fault, and one
+    line in the log.
+    """
+
+    def of(each: _Ended) -> tuple[int, int, int]:
+        delivery, outcome = parts(each)
+        return id(delivery.subscription), len(delivery.earlier), id(outcome.error)
+
+    for _, group in groupby(ended or (), of):
+        yield list(group)
+
+
+def _wait_of(delivery: Delivery, outcome: Outcome) -> float:
+    handler = delivery.subscription.handler
+    return wait_of(handler.name, handler.retry.backoff, len(delivery.earlier), outcome)
+
+
+def _log_retries(pairs: Sequence[tuple[Delivery, Outcome]], waits: list[float]) -> None:
+    """Ask for the wait before each next attempt, and log them in one line."""
+    waits += [_wait_of(*each) for each in pairs]
+    delivery, outcome = pairs[0]
+    handler = delivery.subscription.handler
+    attempt = len(delivery.earlier)
+    soonest, latest = f"{min(waits):.2g}", f"{max(waits):.2g}"
+    log.warning(
+        "%s with %s: attempt %d of %d %s (%s); the next one in %s s",
+        handler.name,
+        shown_events([each.event_id for each, _ in pairs]),
+        attempt,
+        handler.retry.retries + 1,
+        outcome.kind.value,
+        summary_of(outcome.error),
+        soonest if soonest == latest else f"{soonest} to {latest}",
+        extra=about_delivery(delivery, attempt, outcome.worker_pid),
+    )
 
 
 def _guarded(interrupts: list[BaseException], function: Callable[..., object], *args: Any) -> None:

@@ -16,7 +16,7 @@ from dataclasses import replace
 from math import ceil
 from time import monotonic
 
-from procbus.codec.batch_call import BatchCall, InPart, events_of
+from procbus.codec.batch_call import BatchCall, InPart
 from procbus.core.delivery import Delivery, LastAttempt, asked_of, cancelled, error_to_tell
 from procbus.core.errors import ProcbusError, SerializationError
 from procbus.core.flow import Flow
@@ -28,6 +28,7 @@ from procbus.core.progress import Progress
 from procbus.core.receipt import Receipt
 from procbus.core.retry import RetryPolicy
 from procbus.core.subscription import Lane, Subscription
+from procbus.core.text import shown_events
 from procbus.core.ticket import Ticket
 from procbus.core.user_key import UserKey
 from procbus.dispatch.retry_queue import RetryQueue
@@ -86,6 +87,8 @@ class Gatherer:
         self._tell = (self._ended,)
         self._lock = Lock()
         self._gate = None if handler.key is None else Gate(replace(handler, concurrency=None))
+        #: Events that wait for a call: those of a retry, which go first, and all others.
+        self._again: deque[Delivery] = deque()
         self._waiting: deque[Delivery] = deque()
         #: The tickets in the lane whose events are not chosen yet; and the ticket that waits for
         #: its time, or has just gone to the lane when that came.
@@ -142,7 +145,7 @@ class Gatherer:
                 return
             alone = bool(delivery.earlier) and delivery.earlier[-1].kind in _FORCED
             if not alone:
-                self._waiting.appendleft(delivery)
+                self._again.append(delivery)
         if alone:
             self._call((delivery,))
         else:
@@ -184,9 +187,10 @@ class Gatherer:
         A ticket in the lane may be left without an event; then the handler is not called.
         """
         with self._lock:
-            if delivery in self._waiting:
-                self._waiting.remove(delivery)
-                return True
+            for waiting in (self._again, self._waiting):
+                if delivery in waiting:
+                    waiting.remove(delivery)
+                    return True
             if self._gate is not None and self._gate.withdraw(delivery):
                 return True
         ticket = self._ticket_of(delivery)
@@ -205,7 +209,7 @@ class Gatherer:
         with self._lock:
             behind = () if self._gate is None else self._gate.waiting()
             members = [each for ticket in self._tickets for each in ticket.members]
-            return [*self._waiting, *behind, *members]
+            return [*self._again, *self._waiting, *behind, *members]
 
     def ran_s(self, delivery: Delivery) -> float | None:
         """Time that the call with this event has been running, in seconds."""
@@ -261,7 +265,9 @@ class Gatherer:
     def cancel(self) -> None:
         """Settle all events that wait for a call as cancelled. The lane cancels the tickets."""
         with self._lock:
-            waiting = [*self._waiting, *(() if self._gate is None else self._gate.abandon())]
+            behind = () if self._gate is None else self._gate.abandon()
+            waiting = [*self._again, *self._waiting, *behind]
+            self._again.clear()
             self._waiting.clear()
         self._flow.settle([(delivery, cancelled(delivery)) for delivery in waiting])
 
@@ -274,13 +280,17 @@ class Gatherer:
         """Number of events that wait, beyond the number of tickets that the lane counts."""
         with self._lock:
             behind = 0 if self._gate is None else self._gate.behind
-            return len(self._waiting) + behind - len(self._open)
+            return len(self._again) + len(self._waiting) + behind - len(self._open)
 
     # Calls.
 
+    def _locked_more(self) -> int:
+        """Number of waiting events, beyond those that the open tickets can take."""
+        return len(self._again) + len(self._waiting) - len(self._open) * self._size
+
     def _locked_due(self) -> bool:
         """Whether a ticket is needed: a glance."""
-        more = len(self._waiting) - len(self._open) * self._size
+        more = self._locked_more()
         return more > 0 and (self._late is None or more >= self._size)
 
     def _call_for(self) -> None:
@@ -290,10 +300,10 @@ class Gatherer:
                 if not self._locked_due():
                     return
                 wait_s = 0.0 if self._hurried() else self._wait_s
-                more = len(self._waiting) - len(self._open) * self._size
+                more = self._locked_more()
                 late = self._late
                 if wait_s and more < self._size:
-                    wait_s -= max(0.0, monotonic() - self._waiting[0].queued_at)
+                    wait_s -= max(0.0, monotonic() - (self._again or self._waiting)[0].queued_at)
                     ticket = self._late = self._new()
                 else:
                     self._late, wait_s = None, 0.0
@@ -330,10 +340,10 @@ class Gatherer:
         with self._lock:
             if ticket.together is not None:
                 return
-            waiting = self._waiting
             members: list[Delivery] = []
-            while waiting and len(members) < self._size:
-                members.append(waiting.popleft())
+            for waiting in (self._again, self._waiting):
+                while waiting and len(members) < self._size:
+                    members.append(waiting.popleft())
             if ticket is self._late:
                 self._late = None
             self._open.pop(ticket, None)
@@ -440,7 +450,7 @@ class Gatherer:
             "%s %s with %s: they are tried again in calls of %d",
             self._name,
             outcome.kind.value,
-            events_of([each.event_id for each in members]),
+            shown_events([each.event_id for each in members]),
             size,
         )
         for first in range(0, len(members), size):
@@ -469,6 +479,6 @@ def _error_for(
         return error
     ids = [each.event_id for each in members]
     own = copy.copy(error)
-    own.args = (f"{error} (event #{member.event_id} was in that call, of {events_of(ids)})",)
+    own.args = (f"{error} (event #{member.event_id} was in that call, of {shown_events(ids)})",)
     vars(own)["event_id"] = member.event_id
     return own

@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -236,7 +236,7 @@ def test_answer_of_another_length_fails_the_batch_and_says_so(place: str) -> Non
         errors = errors_of(publish_all(bus, [1, 2, 3]))
 
     assert {type(error) for error in errors} == {ProcbusError}
-    assert "was called with 3 events (1, 2, 3) and returned a list of 1" in str(errors[0])
+    assert "was called with 3 events (#1, #2, #3) and returned a list of 1" in str(errors[0])
     assert "one result for each of its events, here 3" in str(errors[0])
 
 
@@ -285,6 +285,52 @@ def test_only_failed_events_are_tried_again() -> None:
         assert errors_of(receipts) == [None] * 3
         assert [receipt.deliveries[0].attempts for receipt in receipts] == [1, 2, 1]
     assert calls == [[1, 2, 3], [2]]
+
+
+def test_events_that_are_tried_again_keep_their_order() -> None:
+    calls: list[list[int]] = []
+
+    def handle(numbers: list[int]) -> None:
+        calls.append(numbers)
+        if len(calls) == 1:
+            raise OSError("locked")
+
+    with EventBus([]) as bus:
+        bus.subscribe("number", handle, batch=5, batch_wait=FOR_EVER_S, retries=1, backoff=0.01)
+        receipts = publish_all(bus, [1, 2, 3, 4, 5])
+        assert errors_of(receipts) == [None] * 5
+    assert calls[0] == [1, 2, 3, 4, 5]
+    again = [number for call in calls[1:] for number in call]
+    assert again == [1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize("kind", ["io", "cpu"])
+def test_call_that_fails_as_a_whole_is_one_line_in_the_log(
+    kind: Literal["io", "cpu"], caplog: pytest.LogCaptureFixture
+) -> None:
+    def handle(numbers: list[int]) -> None:
+        raise OSError("locked")
+
+    with EventBus([], cpu_workers=1) as bus:
+        bus.subscribe(
+            "number",
+            handle,
+            kind=kind,
+            batch=20,
+            batch_wait=FOR_EVER_S,
+            retries=1,
+            backoff=0.01,
+            concurrency=1,
+            name="load",
+        )
+        errors_of(publish_all(bus, list(range(20))))
+    said = [each.getMessage() for each in caplog.records if "load" in each.getMessage()]
+    retried = [text for text in said if ": attempt 1 of 2 raised (OSError: locked)" in text]
+    assert [text.split(":")[0] for text in retried] == ["load with 20 events (#1 to #20)"]
+    failed = [text for text in said if "failed with" in text]
+    assert 1 <= len(failed) <= 20  # the retries may come in several calls
+    assert failed[0].startswith("load failed with ")
+    assert "raised, at the last of 2 attempts: OSError: locked" in failed[0]
 
 
 class CannotTravel(Exception):
@@ -401,7 +447,7 @@ def test_call_that_is_late_on_a_thread_fails_each_of_its_events() -> None:
         leave.set()
     assert [type(error) for error in errors] == [HandlerTimeout] * 2
     assert [getattr(error, "event_id", 0) for error in errors] == [1, 2]
-    assert "(event #2 was in that call, of 2 events (1, 2))" in str(errors[1])
+    assert "(event #2 was in that call, of 2 events (#1, #2))" in str(errors[1])
 
 
 # The rest of the bus sees single events.

@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: MIT
 """Figures and tables as people read them."""
 
+from collections.abc import Sequence
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from procbus.core.text import seconds, share, table
+from procbus.core.text import seconds, share, shown_events, table
 
 UNITS = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
 
@@ -58,3 +60,17 @@ def test_table_aligns_the_columns_that_are_named_to_the_left():
 
 def test_a_table_may_have_no_rows():
     assert table(("name", "n"), []) == "name  n"
+
+
+@pytest.mark.parametrize(
+    ("ids", "what", "text"),
+    [
+        ([4], "", "event #4"),
+        ([4], "topic row", "event #4 (topic row)"),
+        ([4, 9], "Row", "2 events (#4, #9; Row)"),
+        (range(1, 501), "", "500 events (#1 to #500)"),
+        ([*range(2, 13), 1], "", "12 events (#2, #3, #4, #5, #6, #7, #8, #9, #10, #11 ...)"),
+    ],
+)
+def test_events_are_named_by_their_ids(ids: Sequence[int], what: str, text: str) -> None:
+    assert shown_events(ids, what) == text

@@ -33,7 +33,7 @@ def fail_elsewhere(words: str) -> BaseException:
 def tell(log: FailureLog, error: BaseException, event_id: int, handler: str = "store") -> None:
     delivery = delivery_to(subscription_of(name=handler), event_id=event_id)
     assert delivery.receipt is not None
-    log.tell(delivery, letter_of(delivery, delivery.receipt, (raised(error),), False))
+    log.tell(delivery, letter_of(delivery, delivery.receipt, (raised(error),), False), [event_id])
 
 
 def test_the_traceback_is_with_the_first_of_a_kind(caplog: pytest.LogCaptureFixture) -> None:
@@ -117,6 +117,20 @@ def test_kinds_without_end_are_not_all_remembered(caplog: pytest.LogCaptureFixtu
 
     assert caplog.records[MOST_KINDS - 1].exc_info is not None
     assert [record.exc_info for record in caplog.records[MOST_KINDS:]] == [None, None]
+
+
+def test_several_events_with_one_error_are_one_line(caplog: pytest.LogCaptureFixture) -> None:
+    log = FailureLog(clock=lambda: 100.0)
+    delivery = delivery_to(subscription_of(name="store"), event_id=1)
+    assert delivery.receipt is not None
+    letter = letter_of(delivery, delivery.receipt, (raised(fail("k")),), False)
+    log.tell(delivery, letter, range(1, 41))
+    (record,) = caplog.records
+    assert record.getMessage().startswith("store failed with 40 events (#1 to #40; ")
+    for _ in range(FAILURE_BURST + 1):
+        log.tell(delivery, letter, range(1, 41))
+    log.tell_the_rest()
+    assert caplog.records[-1].getMessage().startswith("40 more failures have no line of their own")
 
 
 class Untrue(Exception):
