@@ -21,7 +21,7 @@ from procbus.codec.fingerprint import Imprint, changes, look_at
 from procbus.core.log import log
 from procbus.core.log_origin import told_once
 from procbus.core.resources import Resource
-from procbus.core.ticket import Together
+from procbus.core.together import Together
 from procbus.core.user_objects import bases_of
 
 if TYPE_CHECKING:

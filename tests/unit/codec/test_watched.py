@@ -12,7 +12,7 @@ import pytest
 from procbus.codec.batch_call import BatchCall
 from procbus.codec.encoder import decode, encode_definition
 from procbus.codec.watched import WatchedCall
-from procbus.core.ticket import Together
+from procbus.core.together import Together
 
 total = 0
 seen: dict[int, int] = {}
