@@ -87,7 +87,7 @@ class Gatherer:
         self._tell = (self._ended,)
         self._lock = Lock()
         self._gate = None if handler.key is None else Gate(replace(handler, concurrency=None))
-        #: Events that wait for a call: those of a retry, which go first, and all others.
+        #: Events that wait for a call: the retries, which go first, and all others.
         self._again: deque[Delivery] = deque()
         self._waiting: deque[Delivery] = deque()
         #: The tickets in the lane whose events are not chosen yet; and the ticket that waits for

@@ -327,6 +327,8 @@ def test_jobs_are_listed_and_open_deliveries_name_them(
 
 def test_journal_of_an_older_procbus_has_no_jobs(path: Path, capsys: pytest.CaptureFixture[str]):
     with closing(sqlite3.connect(path)) as database:
-        database.executescript("DROP TABLE jobs; DROP TABLE owned; PRAGMA user_version = 1")
+        database.executescript(
+            "DROP TABLE jobs; DROP TABLE owned; DROP TABLE schedules; PRAGMA user_version = 1"
+        )
     assert run_json(capsys, "show", path, 1)[0]["jobs"] == []
     assert run_json(capsys, "jobs", path) == []

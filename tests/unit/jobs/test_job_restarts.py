@@ -335,7 +335,9 @@ def test_jobs_of_handlers_have_ids_of_their_own(runs: Runs, kind: Any) -> None:
 def test_journal_of_the_first_schema_is_taken_over(runs: Runs) -> None:
     runs.cut_short([1, 2])
     with closing(sqlite3.connect(runs.path)) as database:
-        database.executescript("DROP TABLE jobs; DROP TABLE owned; PRAGMA user_version = 1")
+        database.executescript(
+            "DROP TABLE jobs; DROP TABLE owned; DROP TABLE schedules; PRAGMA user_version = 1"
+        )
     with runs.bus() as bus:
         bus.subscribe("wait", runs.shut.wait, name="wait")
         with bus.job("sum") as job:
