@@ -17,7 +17,15 @@ import procbus.testing
 from procbus import EventBus
 
 #: Arguments and results of methods that only the bus calls, on an object that users have too.
-OF_THE_BUS = {"CancelRequest", "ClusterPool", "Run", "Shelf", "Sleeper", "ThreadSetUp"}
+OF_THE_BUS = {
+    "CancelRequest",
+    "ClusterPool",
+    "InlineRun",
+    "Run",
+    "Shelf",
+    "Sleeper",
+    "ThreadSetUp",
+}
 
 WORD = re.compile(r"(?<![\w.'\"])[A-Za-z_]\w*")
 
