@@ -33,8 +33,8 @@ LONG_AT_MOST = {"procbus": 0}
 # A new sentence: a blank line, an item, a row or argument, or the mark that ends the one before.
 BORDER = re.compile(r"\n\s*\n|\n\s*(?:[-*|]|>>>|\d+\.|\*{0,2}\w+:)\s+|(?<=[.!?:;])\s+")
 
-# Beginning of a string that is no prose: a statement of SQL.
-SQL = re.compile(r"\s*(CREATE|DELETE|INSERT|SELECT|UPDATE)\b")
+# Beginning of a string that is no prose: a statement of SQL, or a comment in SQL.
+SQL = re.compile(r"\s*(--\s|(CREATE|DELETE|INSERT|SELECT|UPDATE)\b)")
 
 DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
