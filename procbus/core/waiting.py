@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Protocol, TypeVar
 
 #: Maximum of threads of a lane that wait for the bus in a handler while another has their place.
@@ -36,6 +36,13 @@ class HandlerRunner(Protocol[ReceiptT]):
             ProcbusError: the wait would never end.
         """
 
+    def check(self, receipt: ReceiptT) -> None:
+        """Refuse a wait of the calling handler for this receipt, if it would never end.
+
+        Raises:
+            ProcbusError: the wait would never end.
+        """
+
 
 class _RunnerHere(threading.local):
     runner: HandlerRunner[Any] | None = None
@@ -54,6 +61,18 @@ def pause(receipt: object, instead: str, *, blocks: bool = True) -> Callable[[],
     """Lend the place of the handler of the calling thread; elsewhere do nothing."""
     runner = here.runner
     return _nothing if runner is None else runner.pause(receipt, instead, blocks=blocks)
+
+
+def refuse_endless(receipts: Callable[[], Iterable[object]]) -> None:
+    """Refuse a wait of the calling handler for all of these, if it would never end.
+
+    Raises:
+        ProcbusError: the wait would never end.
+    """
+    runner = here.runner
+    if runner is not None:
+        for receipt in receipts():
+            runner.check(receipt)
 
 
 def _leave() -> None:

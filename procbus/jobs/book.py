@@ -22,6 +22,8 @@ from procbus.core.locks import Lock
 from procbus.core.log import log
 from procbus.core.moments import Accepted, Settled
 from procbus.core.outcome import OutcomeKind
+from procbus.core.receipt import Receipt
+from procbus.core.waiting import refuse_endless
 from procbus.dispatch.cancellation import Cancellation
 from procbus.dispatch.dispatcher import Dispatcher
 from procbus.jobs.state import JobDone, JobState
@@ -284,7 +286,7 @@ class JobBook:
             return dict(job.nodes), job.unshown
 
     def check_wait(self, job: JobState) -> None:
-        """Refuse the wait of a handler for a job that it belongs to.
+        """Refuse the wait of a handler for a job that it belongs to, or that waits for the handler.
 
         Raises:
             ProcbusError: it would wait for itself.
@@ -295,6 +297,14 @@ class JobBook:
                 f"{by.handler} waits in event #{by.event_id} for the job {job.name!r}, which "
                 "cannot end before this handler has: subscribe a handler to JobDone in its place"
             )
+        refuse_endless(partial(self._open_receipts, job))
+
+    def _open_receipts(self, job: JobState) -> list[Receipt]:
+        """The receipts of the open deliveries of a job, each once."""
+        with self._lock:
+            mine = [delivery for delivery, (jobs, _) in self._open.items() if job in jobs]
+        found = {each.id: each for delivery in mine if (each := delivery.receipt) is not None}
+        return list(found.values())
 
     # The moments.
 

@@ -121,7 +121,8 @@ class Job:
             JobFailed: more than `max_failed` deliveries failed.
         """
         self._leave(error)
-        self._state.waiters.wait(self._ended, None, "use `async with bus.job(...)`")
+        self._check()
+        self._state.waiters.wait(self._ended, None, "use `async with bus.job(...)`", self._check)
         if error is None:
             self._raise_if_failed()
 
@@ -137,6 +138,7 @@ class Job:
     ) -> None:
         """Wait without blocking the event loop."""
         self._leave(error)
+        self._check()
         await self._state.waiters.until(self._ended, None)
         if error is None:
             self._raise_if_failed()
@@ -196,7 +198,7 @@ class Job:
             ProcbusError: called in a handler that belongs to the job, which would wait for itself.
         """
         self._check()
-        settled = self._state.waiters.wait(self._idle, timeout, "await the job")
+        settled = self._state.waiters.wait(self._idle, timeout, "await the job", self._check)
         if settled:
             self._raise_if_failed()
         return settled
@@ -265,7 +267,7 @@ class Job:
             if not more:
                 return
             self._state.waiters.wait(
-                lambda: self._has_news(name), None, "take the results in a thread"
+                lambda: self._has_news(name), None, "take the results in a thread", self._check
             )
 
     def _has_news(self, name: str) -> bool:

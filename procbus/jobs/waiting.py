@@ -22,13 +22,20 @@ class Waiters:
         for call in list(self._calls):
             call()
 
-    def wait(self, ready: Callable[[], bool], timeout: float | None, instead: str) -> bool:
+    def wait(
+        self,
+        ready: Callable[[], bool],
+        timeout: float | None,
+        instead: str,
+        check: Callable[[], object] = check_may_wait,
+    ) -> bool:
         """Wait in this thread; return whether it is ready.
 
         Args:
             ready: whether the wait is over.
             timeout: maximum wait in seconds; None waits as long as it takes.
             instead: advice for an async handler, which must not block.
+            check: called now and then; it raises an error if the wait would never end.
         """
         if ready():
             return True
@@ -45,6 +52,7 @@ class Waiters:
                     return False
                 if not bell.wait(min(left_s, LOOK_UP_S)):
                     check_may_wait()
+                    check()
             return True
         finally:
             self._calls.pop(bell.ring, None)

@@ -512,13 +512,20 @@ class LoopLane:
             )
         if not isinstance(here, _Seat) or delivery is None:
             return _nobody
-        if receipt is not None and (why := waits_for_itself(delivery, receipt)):
-            raise ProcbusError(why)
+        if receipt is not None:
+            self.check(receipt)
         here.waits += 1
         if here.waits == 1:
             self._lent += 1
             self._pump()
         return partial(self._take_back, here)
+
+    def check(self, receipt: Receipt) -> None:
+        """Refuse a wait that would never end; see `HandlerRunner`."""
+        here = running.get()
+        delivery = here.delivery if isinstance(here, _Seat) else None
+        if delivery is not None and (why := waits_for_itself(delivery, receipt)):
+            raise ProcbusError(why)
 
     def _take_back(self, lent: _Seat) -> None:
         lent.waits -= 1

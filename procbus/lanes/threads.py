@@ -317,17 +317,20 @@ class IoThread(LaneThread):
     def pause(self, receipt: Receipt | None, instead: str, *, blocks: bool) -> Callable[[], object]:
         """Lend the place of this thread to another while its handler waits; see `HandlerRunner`."""
         del instead, blocks  # a thread may block
-        delivery = self.at_hand
-        if delivery is not None and receipt is not None:
-            why = waits_for_itself(delivery, receipt)
-            if why:
-                raise ProcbusError(why)
+        if receipt is not None:
+            self.check(receipt)
         # A handler with a loop of its own, a signal handler or a finalizer may wait several times
         # at once.
         if not self._waits:
             self._lane.lend(self)
         self._waits += 1
         return self._resume
+
+    def check(self, receipt: Receipt) -> None:
+        """Refuse a wait that would never end; see `HandlerRunner`."""
+        delivery = self.at_hand
+        if delivery is not None and (why := waits_for_itself(delivery, receipt)):
+            raise ProcbusError(why)
 
     def _resume(self) -> None:
         self._waits -= 1

@@ -610,11 +610,8 @@ class ThreadWorker:
     def pause(self, receipt: Receipt | None, instead: str, *, blocks: bool) -> Callable[[], object]:
         """Have another worker take the place of this one meanwhile; see `HandlerRunner`."""
         del instead, blocks  # a thread may block
-        delivery = self._delivery
-        if delivery is not None and receipt is not None:
-            why = waits_for_itself(delivery, receipt)
-            if why:
-                raise ProcbusError(why)
+        if receipt is not None:
+            self.check(receipt)
         if not self._waits:
             self._pool.lend(1)
         self._waits += 1
@@ -624,6 +621,12 @@ class ThreadWorker:
             self._report(complete=False)
             self._report(complete=False)
         return self._resume
+
+    def check(self, receipt: Receipt) -> None:
+        """Refuse a wait that would never end; see `HandlerRunner`."""
+        delivery = self._delivery
+        if delivery is not None and (why := waits_for_itself(delivery, receipt)):
+            raise ProcbusError(why)
 
     def _resume(self) -> None:
         self._waits -= 1

@@ -9,11 +9,13 @@ from typing import Any
 
 import pytest
 
-from procbus import EventBus, Job, JobDone, JobFailed, ProcbusError, current
+from procbus import DaskPool, EventBus, Job, JobDone, JobFailed, ProcbusError, current
 from procbus.testing import InlineBus
+from tests.clusters import HAS_DASK, NO_DASK
 from tests.parts import BOUND_S
 
-PLACES = ["io", "async", "cpu", "cpu threads", "inline"]
+DASK: Any = pytest.param("cpu dask", marks=pytest.mark.skipif(not HAS_DASK, reason=NO_DASK))
+PLACES = ["io", "async", "cpu", "cpu threads", DASK, "inline"]
 
 
 def spread(depth: int) -> int:
@@ -44,9 +46,11 @@ def fail(number: int) -> None:
 class Place:
     """A bus whose handlers run in one place."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, cluster: str) -> None:
         self.kind: Any = "cpu" if name.startswith("cpu") else "io"
         cpu: Any = "threads" if name == "cpu threads" else "processes"
+        if name == "cpu dask":
+            cpu = DaskPool(cluster)
         self.bus = InlineBus([]) if name == "inline" else EventBus([], cpu_workers=2, cpu=cpu)
         self.spread: Callable[..., Any] = spread_async if name == "async" else spread
         self.done: list[JobDone] = []
@@ -60,8 +64,8 @@ class Place:
 
 
 @pytest.fixture(params=PLACES)
-def place(request: pytest.FixtureRequest) -> Iterator[Place]:
-    place = Place(request.param)
+def place(request: pytest.FixtureRequest, dask_cluster: str) -> Iterator[Place]:
+    place = Place(request.param, dask_cluster)
     with place.bus:
         yield place
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from procbus import EventBus, ProcbusError
+from procbus import EventBus, JobDone, ProcbusError
 from procbus.assembly import Makers, make_lanes
 from procbus.lanes.event_loop import LoopLane
 from procbus.lanes.threads import IoLane
@@ -173,6 +173,62 @@ def test_batch_that_waits_for_a_delivery_behind_one_of_its_events_is_refused(opt
         bus.subscribe("n", handler, name="again", batch=2, batch_wait=0.01, **options)
         with pytest.raises(ProcbusError, match="again waits in event #1 for its own delivery"):
             bus.publish("n", 1).result(BOUND_S)
+
+
+@pytest.mark.parametrize("options", [{"concurrency": 1}, {"key": lambda number: "k"}])
+@pytest.mark.parametrize("batch", [None, 2])
+@pytest.mark.parametrize("how", ["block", "wait", "results", "async block", "await"])
+@pytest.mark.parametrize("deep", [False, True])
+def test_handler_that_waits_for_a_job_behind_itself_is_refused(
+    options: dict[str, Any], batch: int | None, how: str, deep: bool
+):
+    done: list[JobDone] = []
+    with EventBus([]) as bus:
+
+        def wait(number: int) -> None:
+            if number:
+                with bus.job("inner") as job:
+                    bus.publish("again" if deep else "n", 0)
+                    if how == "wait":
+                        job.wait(BOUND_S)
+                    elif how == "results":
+                        list(job.results("handler"))
+
+        async def await_it(number: int) -> None:
+            if number:
+                async with bus.job("inner") as job:
+                    bus.publish("n", 0)
+                    if how == "await":
+                        await job
+
+        async def await_all(numbers: list[int]) -> None:
+            for number in numbers:
+                await await_it(number)
+
+        def wait_all(numbers: list[int]) -> None:
+            for number in numbers:
+                wait(number)
+
+        is_async = how in ("async block", "await")
+        if deep and is_async:
+            pytest.skip("an event loop does not look up while it waits")
+        if batch:
+            bus.subscribe(
+                "n",
+                await_all if is_async else wait_all,
+                name="handler",
+                batch=batch,
+                batch_wait=0.01,
+                **options,
+            )
+        else:
+            bus.subscribe("n", await_it if is_async else wait, name="handler", **options)
+        bus.subscribe("again", lambda number: bus.publish("n", number), name="again")
+        bus.subscribe(JobDone, done.append)
+        with pytest.raises(ProcbusError, match="handler waits in event 1 for its own delivery"):
+            bus.publish("n", 1).result(BOUND_S)
+        bus.drain()
+    assert len(done) == 1
 
 
 def test_waiting_for_another_key_of_the_same_handler_is_fine():
