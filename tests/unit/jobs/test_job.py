@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from procbus import EventBus, JobDone, OptionError, ProcbusError, current
+from procbus import EventBus, Job, JobDone, OptionError, ProcbusError, Receipt, Settled, current
 from procbus.core.listeners import Listeners
 from procbus.testing import InlineBus
 from tests.parts import BOUND_S
@@ -198,3 +199,84 @@ def test_random_trees_are_counted_inline(trees: list[Any]) -> None:
 @given(st.lists(TREES, max_size=4))
 def test_random_trees_are_counted_on_threads(trees: list[Any]) -> None:
     check_counts(EventBus([], io_workers=4), trees)
+
+
+#: A step of a script: it publishes a tree, cancels an earlier event or its job, waits for the job,
+#: or has an inner job with steps of its own.
+STEPS: st.SearchStrategy[Any] = st.recursive(
+    st.one_of(
+        st.tuples(st.just("publish"), TREES),
+        st.tuples(st.just("cancel event"), st.integers(0, 20)),
+        st.tuples(st.just("cancel job"), st.none()),
+        st.tuples(st.just("wait"), st.none()),
+    ),
+    lambda steps: st.tuples(st.just("job"), st.lists(steps, max_size=5)),
+    max_leaves=12,
+)
+
+
+class Script:
+    """Runs steps, and counts the ends of all deliveries by itself."""
+
+    def __init__(self, bus: EventBus) -> None:
+        self.bus = bus
+        self.done: list[JobDone] = []
+        self.jobs: list[Job] = []
+        self.receipts: list[Receipt[Any, Any]] = []
+        self.ends: Counter[str] = Counter()
+        self._lock = threading.Lock()
+        bus.subscribe("tree", grow)
+        bus.subscribe(JobDone, self.done.append)
+        bus.listen(self)
+
+    def settled(self, moment: Settled) -> None:
+        event = moment.receipt.event
+        if not isinstance(event, JobDone) or event.name != "outer":
+            with self._lock:
+                self.ends[moment.delivery.state.value] += 1
+
+    def run(self, name: str, steps: list[Any]) -> None:
+        with self.bus.job(name) as job:
+            self.jobs.append(job)
+            for what, about in steps:
+                if what == "publish":
+                    self.receipts.append(self.bus.publish("tree", about))
+                elif what == "cancel event" and self.receipts:
+                    self.receipts[about % len(self.receipts)].cancel()
+                elif what == "cancel job":
+                    job.cancel()
+                elif what == "wait":
+                    assert job.wait(BOUND_S)
+                elif what == "job":
+                    self.run("inner", about)
+
+
+def check_script(bus: EventBus, steps: list[Any]) -> None:
+    with bus:
+        script = Script(bus)
+        script.run("outer", steps)
+        outer = script.jobs[0]
+        bus.drain()
+    ends = outer.succeeded, outer.failed, outer.cancelled
+    assert ends == tuple(script.ends[state] for state in ("succeeded", "failed", "cancelled"))
+    for job in script.jobs:
+        assert job.done
+        assert job.pending == 0
+    told = {done.id: done for done in script.done}
+    assert len(told) == len(script.done)
+    for job in script.jobs:
+        # A job that is cancelled cancels the JobDone of its inner jobs too.
+        done = told.get(job.id)
+        if done is not None or job is outer:
+            assert done == JobDone(job.name, job.id, job.succeeded, job.failed, job.cancelled)
+
+
+@given(st.lists(STEPS, max_size=6))
+def test_nested_jobs_and_cancels_are_counted_inline(steps: list[Any]) -> None:
+    check_script(InlineBus([]), steps)
+
+
+@pytest.mark.slow
+@given(st.lists(STEPS, max_size=6))
+def test_nested_jobs_and_cancels_are_counted_on_threads(steps: list[Any]) -> None:
+    check_script(EventBus([], io_workers=4), steps)
