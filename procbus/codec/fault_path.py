@@ -97,6 +97,20 @@ def event_fault(
     )
 
 
+def call_fault(
+    function: str, args: tuple[Any, ...], kwargs: dict[str, Any], error: BaseException
+) -> SerializationError:
+    """Make the error for a call of an executor whose arguments cannot be pickled."""
+    path = path_of_fault(args, "args") or path_of_fault(kwargs, "kwargs")
+    return SerializationError(
+        f"a call of {function} cannot travel to a worker process"
+        f"{f' because of {path}' if path else ''}: {_said(error)}. "
+        + (_TOO_DEEP if "deep recursion" in str(error) else "")
+        + 'Pass plain data, or use an executor with kind="io"',
+        path,
+    )
+
+
 def check_variables(variables: Sequence[ContextVar[Any]]) -> None:
     """Check that these context variables can be sent to workers.
 

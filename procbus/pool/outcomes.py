@@ -137,9 +137,12 @@ def _result_fault(delivery: Delivery, error: BaseException) -> SerializationErro
 def cannot_travel(delivery: Delivery, receipt: Receipt, error: BaseException) -> Outcome:
     """Make the outcome of a delivery whose event or handler cannot be sent to a worker."""
     if not is_a(error, SerializationError):
-        fault = fault_path.event_fault(
-            delivery.handler.name, delivery.event_id, receipt.event, error
-        )
+        name, event = delivery.handler.name, receipt.event
+        match event:
+            case (tuple() as args, dict() as kwargs) if delivery.subscription.answered:
+                fault = fault_path.call_fault(name, args, kwargs, error)
+            case _:
+                fault = fault_path.event_fault(name, delivery.event_id, event, error)
         fault.__cause__ = useful_cause(error)
         error = fault
     begin_at_the_user(error)

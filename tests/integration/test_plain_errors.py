@@ -8,7 +8,14 @@ from typing import Any
 
 import pytest
 
-from procbus import EventBus, OptionError, SerializationError, SubscriptionError, TopicError
+from procbus import (
+    EventBus,
+    OptionError,
+    SerializationError,
+    SubscriptionError,
+    TopicError,
+    executor,
+)
 from procbus.core.errors import NoSuchHandler
 
 
@@ -86,6 +93,27 @@ def test_an_error_of_a_users_reduce_is_the_cause_with_its_frames_alone(
     assert "in __reduce__" in str(error.__cause__) + text_of(error)
     assert files_in(text_of(error)) == {"test_plain_errors.py"}
     assert "During handling" not in text_of(error)
+
+
+@pytest.mark.parametrize(
+    ("args", "kwargs", "path"),
+    [
+        ((1, [threading.Lock()]), {}, "args[1][0]"),
+        ((), {"page": threading.Lock()}, "kwargs['page']"),
+    ],
+)
+def test_an_argument_of_a_call_that_cannot_travel_is_named_as_an_argument(
+    args: Any, kwargs: Any, path: str
+) -> None:
+    with executor(max_workers=1) as pool, pytest.raises(SerializationError) as caught:
+        pool.submit(take_all, *args, **kwargs).result()
+    assert caught.value.path == path
+    assert f"a call of {__name__}.take_all cannot travel" in str(caught.value)
+    assert "event" not in str(caught.value)
+    assert caught.value.__cause__ is None
+
+
+def take_all(*args: Any, **kwargs: Any) -> None: ...
 
 
 def test_a_handler_that_cannot_travel_gives_one_error_without_a_chain() -> None:
