@@ -84,6 +84,7 @@ MIGRATIONS = (
         left_block INTEGER NOT NULL,
         touched_at REAL NOT NULL,
         done_at REAL,
+        -- Numbers of its deliveries that have ended.
         succeeded INTEGER NOT NULL,
         failed INTEGER NOT NULL,
         cancelled INTEGER NOT NULL
