@@ -74,17 +74,17 @@ MIGRATIONS = (
     ) WITHOUT ROWID;
     """,
     """
-    -- Jobs. inside has the numbers of the jobs around it, parted by spaces. left_block is 1 once
-    -- its block is left. done_at is NULL until the job is done.
+    -- Jobs.
     CREATE TABLE jobs (
         number INTEGER PRIMARY KEY,
         id TEXT NOT NULL UNIQUE,
         name TEXT NOT NULL,
+        -- Numbers of the jobs around it, parted by spaces.
         inside TEXT NOT NULL,
         left_block INTEGER NOT NULL,
         touched_at REAL NOT NULL,
+        -- NULL until the job is done.
         done_at REAL,
-        -- Numbers of its deliveries that have ended.
         succeeded INTEGER NOT NULL,
         failed INTEGER NOT NULL,
         cancelled INTEGER NOT NULL
