@@ -107,7 +107,7 @@ def test_job_of_a_killed_script_is_done_once_with_the_counts_of_all_runs(
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(4))
 def test_job_survives_many_kills(tmp_path: Path, seed: int) -> None:
-    killed = Killed(tmp_path, 4_000, seed, 2.5)
+    killed = Killed(tmp_path, 4_000, seed, 1.0)
     killed.run_until_done(settling=bool(seed % 2))
     killed.check()
     assert killed.kills > 3
