@@ -15,16 +15,14 @@ from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import partial
 from os import PathLike
 from threading import current_thread, main_thread
-from time import monotonic, sleep
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from procbus.advice.advisor import Advisor
 from procbus.core.bus_resources import BusResources
-from procbus.core.cancelling import CALLED, ON_THE_WAY_S, STREAM_LEFT, CancelRequest
 from procbus.core.carry import Carry, Translated
 from procbus.core.context import Run, running_now
-from procbus.core.errors import NoSuchHandler, ProcbusError
+from procbus.core.errors import ProcbusError
 from procbus.core.gil import gil_is_on
 from procbus.core.locks import Tangled
 from procbus.core.log import log
@@ -32,7 +30,7 @@ from procbus.core.log_origin import add_origins
 from procbus.core.stats import BusStats, collect_stats
 from procbus.core.subscription import Lane, Subscription
 from procbus.dispatch.admission import Admission
-from procbus.dispatch.cancellation import Cancellation
+from procbus.dispatch.cancellation import Cancellation, ChosenDeliveries
 from procbus.dispatch.dead_letters import FailureHook
 from procbus.dispatch.dispatcher import Dispatcher
 from procbus.dispatch.flow import BusFlow
@@ -57,13 +55,10 @@ from procbus.system.uncounted import leave_uncounted
 
 if TYPE_CHECKING:
     from procbus.core.dead_letter import DeadLetter
-    from procbus.core.delivery import Delivery
     from procbus.core.flow import Flow
     from procbus.core.handler import Handler
     from procbus.core.listeners import Listening
-    from procbus.core.receipt import Receipt
     from procbus.core.resources import Resource
-    from procbus.dispatch.choosing import Choice
     from procbus.futures.executor import Parts
     from procbus.jobs.book import JobBook
     from procbus.jobs.schedule import Schedules
@@ -272,6 +267,9 @@ class Assembly:
         self.admission.when_full = self.lanes.flush
         self.supervisor.look_after(self.lanes, self.cancellation.look)
         self.settlement.delays.keep_time = self.lanes.keep_time
+        self.chosen = ChosenDeliveries(
+            self.cancellation, self.subscriptions, self.lanes.open_deliveries
+        )
         self.direct = DirectSubscriptions()
         self._books: dict[str, JobBook] = {}
         if self._debug:
@@ -452,52 +450,6 @@ class Assembly:
 
         return encode_definition(found)
 
-    def cancel(self, choice: Choice) -> int:
-        """Cancel the chosen deliveries; return the number that are cancelled, or will be.
-
-        Raises:
-            NoSuchHandler: it is for one handler, which is not subscribed and has no deliveries.
-        """
-        request = CancelRequest(monotonic(), CALLED, for_good=True)
-        known = any(choice.is_for(each.handler) for each in self.subscriptions.all())
-        seen: set[Delivery] = set()
-        count = 0
-        while True:
-            found = self._open_deliveries()
-            counts = Counter(each.subscription for each in found)
-            missing = any(each.left > counts[each] for each in self.subscriptions.counted())
-            chosen = [each for each in found if each not in seen and choice.takes(each)]
-            seen.update(found)
-            known = known or any(choice.is_for(each.handler) for each in found)
-            count += sum([each.ask_to_cancel(request) for each in chosen])
-            if not missing or monotonic() > request.at + ON_THE_WAY_S:
-                break
-            sleep(ON_THE_WAY_S / 50)
-        if not known:
-            raise NoSuchHandler(f"{choice.handler_name} is not subscribed to this bus")
-        return count
-
-    def cancel_waiting(self, wanted: Callable[[Receipt], bool]) -> None:
-        """Cancel the deliveries of a stream that was left, as far as no worker has begun them.
-
-        Args:
-            wanted: whether the stream has published the event of a receipt.
-        """
-        found = [
-            each
-            for each in self._open_deliveries()
-            if (receipt := each.receipt) is not None and wanted(receipt)
-        ]
-        if found:
-            request = CancelRequest(monotonic(), STREAM_LEFT, for_good=False)
-            self.cancellation.cancel_waiting(found, request)
-
-    def _open_deliveries(self) -> list[Delivery]:
-        """The open deliveries, each once and without the calls of executors."""
-        held = [each for switch in self.subscriptions.switches() for each in switch.held()]
-        found = dict.fromkeys([*self.lanes.open_deliveries(), *held])
-        return [each for each in found if each.subscription.cancel is not None]
-
     def job_book(self) -> JobBook:
         """The book of the jobs of this bus, which is made once it is needed."""
         from procbus.jobs.book import JobBook  # only now: few scripts need it
@@ -533,7 +485,7 @@ class Assembly:
         """The parts that executors and maps use."""
         from procbus.futures.executor import Parts  # only now: it imports concurrent.futures
 
-        calls = self.dispatcher, self.settlement, self.retries, self.lanes, self.direct
+        calls = self.dispatcher, self.cancellation, self.lanes, self.direct
         return Parts(*calls, self.facts)
 
     def window(self, holds: object, batch: int | None = None) -> Window:

@@ -664,7 +664,7 @@ class EventBus:
             NoSuchHandler: the handler is not subscribed to this bus.
             TopicError: the topic is malformed.
         """
-        return self._parts.cancel(Choice(handler, topic, where))
+        return self._parts.chosen.cancel(Choice(handler, topic, where))
 
     def stream(
         self,
@@ -731,7 +731,7 @@ class EventBus:
         source, publish, publish_run = parts.dispatcher.streaming(events, topic, id)
         make_safe = None if journal is None else journal.make_safe
         feed = Feed(source, topic, publish, publish_run, batch, parts.lanes.seal)
-        leave = Leaving(parts.cancel_waiting, stop_on_error)
+        leave = Leaving(parts.chosen.cancel_waiting, stop_on_error)
         return stream_of(feed, parts.window(self, batch), ordered, make_safe, leave, counts, show)
 
     @overload
@@ -917,7 +917,7 @@ class EventBus:
             return self.apublish(first, given, id=None if id is None else id(event))
 
         window = self._parts.window(self, batch)
-        leave = Leaving(self._parts.cancel_waiting, stop_on_error)
+        leave = Leaving(self._parts.chosen.cancel_waiting, stop_on_error)
         streamed = aio.stream(
             events,
             publish,

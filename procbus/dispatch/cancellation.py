@@ -3,14 +3,21 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable
 from math import inf
+from time import monotonic, sleep
 
-from procbus.core.cancelling import CancelRequest
+from procbus.core.cancelling import CALLED, ON_THE_WAY_S, STREAM_LEFT, CancelRequest
 from procbus.core.delivery import Delivery, asked_of, cancelled
+from procbus.core.errors import NoSuchHandler
 from procbus.core.locks import Tangled, later
+from procbus.core.outcome import Outcome
+from procbus.core.receipt import Receipt
+from procbus.dispatch.choosing import Choice
 from procbus.dispatch.retry_queue import RetryQueue
 from procbus.dispatch.settlement import Settlement
+from procbus.routing.subscriptions import Subscriptions
 
 #: Interval between two looks at deliveries that could not be taken back, in seconds; because one
 #: that is on its way to a worker is there soon.
@@ -44,7 +51,7 @@ class Cancellation:
     def cancel(self, delivery: Delivery, request: CancelRequest) -> None:
         """Cancel a delivery for a reason. It returns at once; from any thread."""
         try:
-            if not self._settlement.ask(delivery, request) or self._take_back(delivery):
+            if not self._settlement.ask(delivery, request) or self.take_back(delivery):
                 return
             delivery.subscription.lane.stop(delivery)
         except Tangled:
@@ -108,7 +115,7 @@ class Cancellation:
             else:
                 self._if_waiting.pop(delivery, None)
         for delivery in list(self._unsettled):
-            if delivery.receipt is None or self._take_back(delivery):
+            if delivery.receipt is None or self.take_back(delivery):
                 self._unsettled.pop(delivery, None)
                 continue
             lane = delivery.subscription.lane
@@ -119,19 +126,92 @@ class Cancellation:
             next_look = min(next_look, now + CANCEL_LOOK_S, ends_at if ends_at > now else inf)
         return next_look
 
-    def _take_back(self, delivery: Delivery) -> bool:
-        """Cancel a delivery; False if a worker has begun it, or may have."""
+    def take_back(
+        self, delivery: Delivery, outcome_of: Callable[[Delivery], Outcome] = cancelled
+    ) -> bool:
+        """Cancel a delivery; False if a worker has begun it, or may have. From any thread.
+
+        Args:
+            delivery: the delivery.
+            outcome_of: makes its outcome.
+        """
         if self._retries.withdraw_first(delivery):
-            self._settlement.settle([(delivery, cancelled(delivery))], queued=False)
+            self._settlement.settle([(delivery, outcome_of(delivery))], queued=False)
             return True
         found = self._withdraw(delivery)
         if found:
-            self._settlement.settle([(delivery, cancelled(delivery))])
+            self._settlement.settle([(delivery, outcome_of(delivery))])
         return found
 
     def _withdraw(self, delivery: Delivery) -> bool:
         lane = delivery.subscription.lane
         return self._retries.withdraw(delivery) or lane.withdraw(delivery)
+
+
+class ChosenDeliveries:
+    """Cancels the open deliveries of one bus that are chosen. Thread-safe: it keeps nothing.
+
+    Args:
+        cancellation: cancels each of them.
+        subscriptions: of the bus.
+        in_lanes: returns the open deliveries of all lanes; one on its way may be missing.
+    """
+
+    def __init__(
+        self,
+        cancellation: Cancellation,
+        subscriptions: Subscriptions,
+        in_lanes: Callable[[], list[Delivery]],
+    ) -> None:
+        self._cancellation = cancellation
+        self._subscriptions = subscriptions
+        self._in_lanes = in_lanes
+
+    def cancel(self, choice: Choice) -> int:
+        """Cancel the chosen deliveries; return the number that are cancelled, or will be.
+
+        Raises:
+            NoSuchHandler: it is for one handler, which is not subscribed and has no deliveries.
+        """
+        request = CancelRequest(monotonic(), CALLED, for_good=True)
+        known = any(choice.is_for(each.handler) for each in self._subscriptions.all())
+        seen: set[Delivery] = set()
+        count = 0
+        while True:
+            found = self._open()
+            counts = Counter(each.subscription for each in found)
+            missing = any(each.left > counts[each] for each in self._subscriptions.counted())
+            chosen = [each for each in found if each not in seen and choice.takes(each)]
+            seen.update(found)
+            known = known or any(choice.is_for(each.handler) for each in found)
+            count += sum([each.ask_to_cancel(request) for each in chosen])
+            if not missing or monotonic() > request.at + ON_THE_WAY_S:
+                break
+            sleep(ON_THE_WAY_S / 50)
+        if not known:
+            raise NoSuchHandler(f"{choice.handler_name} is not subscribed to this bus")
+        return count
+
+    def cancel_waiting(self, wanted: Callable[[Receipt], bool]) -> None:
+        """Cancel the deliveries of a stream that was left, as far as no worker has begun them.
+
+        Args:
+            wanted: whether the stream has published the event of a receipt.
+        """
+        found = [
+            each
+            for each in self._open()
+            if (receipt := each.receipt) is not None and wanted(receipt)
+        ]
+        if found:
+            request = CancelRequest(monotonic(), STREAM_LEFT, for_good=False)
+            self._cancellation.cancel_waiting(found, request)
+
+    def _open(self) -> list[Delivery]:
+        """The open deliveries, each once and without the calls of executors."""
+        held = [each for switch in self._subscriptions.switches() for each in switch.held()]
+        found = dict.fromkeys([*self._in_lanes(), *held])
+        return [each for each in found if each.subscription.cancel is not None]
 
 
 def end_of_grace(delivery: Delivery) -> float:

@@ -46,10 +46,10 @@ from procbus.progress.show import begin, check_progress, is_wanted
 from procbus.system import exit_hooks
 
 if TYPE_CHECKING:
+    from procbus.core.delivery import Delivery
     from procbus.core.handler import Kind
+    from procbus.dispatch.cancellation import Cancellation
     from procbus.dispatch.dispatcher import Dispatcher
-    from procbus.dispatch.retry_queue import RetryQueue
-    from procbus.dispatch.settlement import Settlement
     from procbus.futures.subscriptions import DirectSubscriptions
     from procbus.lanes.lanes import Lanes
     from procbus.progress.bar import BusFacts
@@ -84,11 +84,16 @@ class Parts(NamedTuple):
     """The parts of a bus that its executors use."""
 
     dispatcher: Dispatcher
-    settlement: Settlement
-    retries: RetryQueue
+    cancellation: Cancellation
     lanes: Lanes
     direct: DirectSubscriptions
     facts: BusFacts
+
+
+def _cancelled_call(delivery: Delivery) -> Outcome:
+    """The outcome of a call that its future took back, in the words of futures."""
+    error = ProcbusError(f"the call of {delivery.handler.name} was cancelled")
+    return Outcome(OutcomeKind.CANCELLED, None, error, 0.0, monotonic())
 
 
 class BusExecutor(Executor):
@@ -439,11 +444,7 @@ class _Desk:
 
     def withdraw(self, delivery: WaitedReceipt) -> None:
         """Cancel a call, if no worker has begun it."""
-        lane = delivery.subscription.lane
-        if self._parts.retries.withdraw(delivery) or lane.withdraw(delivery):
-            error = ProcbusError(f"the call of {delivery.handler.name} was cancelled")
-            outcome = Outcome(OutcomeKind.CANCELLED, None, error, 0.0, monotonic())
-            self._parts.settlement.settle([(delivery, outcome)])
+        self._parts.cancellation.take_back(delivery, _cancelled_call)
 
     def settled(self, delivery: WaitedReceipt) -> None:
         """Pass the outcome to the call's future, in the thread that settles."""

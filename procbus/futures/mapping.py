@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence, Sized
+from functools import partial
 from itertools import islice
 from math import ceil
 from typing import TYPE_CHECKING, Any
@@ -66,9 +67,7 @@ def results_of(
 
 def _take_back(delivery: Delivery, parts: Parts) -> None:
     """Cancel a delivery that no worker has begun, because its result is not wanted any more."""
-    lane = delivery.subscription.lane
-    if parts.retries.withdraw(delivery) or lane.withdraw(delivery):
-        parts.settlement.settle([(delivery, cancelled(delivery, why=_UNWANTED))])
+    parts.cancellation.take_back(delivery, partial(cancelled, why=_UNWANTED))
 
 
 def _one_by_one(
