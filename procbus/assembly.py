@@ -502,7 +502,7 @@ class Assembly:
             partial(lanes.needs, batch=batch),
             lanes.shared_memory,
             holds,
-            begins_small=batch is None and lanes.has_places,
+            begins_small=lambda: batch is None and lanes.has_places,
         )
 
     def counting(

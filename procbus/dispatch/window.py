@@ -54,7 +54,8 @@ class Window:
             be open, whatever their size.
         shared_memory: returns the bytes copied so far, and their limit.
         holds: an object that is kept alive with this one.
-        begins_small: whether few receipts may be open before the first results are known.
+        begins_small: returns whether few receipts may be open before the first results are known;
+            it is asked after the first event, which has its lanes made.
         look_s: interval between two looks at the sizes, in seconds.
         clock: replaces `monotonic`.
 
@@ -70,7 +71,7 @@ class Window:
         shared_memory: Callable[[], SharedMemoryStats],
         holds: object = None,
         *,
-        begins_small: bool = False,
+        begins_small: Callable[[], bool] = lambda: False,
         look_s: float = WINDOW_LOOK_S,
         clock: Callable[[], float] = monotonic,
     ) -> None:
@@ -84,8 +85,10 @@ class Window:
         self._before = shared_memory().sent
         self._size = most
         self._look_at = 0.0
-        self._first = _FIRST if begins_small else most
-        self._full_at = (most - self._first) // _GROWTH
+        self._begins_small = begins_small
+        #: Number of settled events after which the window is as large as their sizes allow; None
+        #: before the first event.
+        self._full_at: int | None = None
         self._settled = 0
         self._event, self._result = _Mean(), _Mean()
         self.wants_event = self.wants_result = True
@@ -98,13 +101,15 @@ class Window:
             self.wants_event = self.wants_result = True
             self._settled = settled
             self._size = self._fitting()
-        if settled < self._full_at:
-            return min(self._size, self._first + _GROWTH * settled)
+        if self._full_at and settled < self._full_at:
+            return min(self._size, _FIRST + _GROWTH * settled)
         return self._size
 
     def weigh_event(self, receipt: Receipt) -> None:
         """Look at the size of an event that was published just now."""
         self.wants_event = False
+        if self._full_at is None:
+            self._full_at = (self._most - _FIRST) // _GROWTH if self._begins_small() else 0
         needed = self._needs([each.handler for each in receipt.deliveries])
         self._least = max(self._least, needed)
         self._weigh(self._event, receipt.event)

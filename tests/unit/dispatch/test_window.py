@@ -147,10 +147,31 @@ def test_the_window_is_whole_again_once_the_events_are_small():
 
 
 def test_few_events_are_open_until_the_first_results_are_known():
-    window = make_window(10_000, lambda _: 4, Memory(), begins_small=True)
+    begin = partial(
+        make_window, needs=lambda _: 4, shared_memory=Memory(), begins_small=lambda: True
+    )
+    window = begin(10_000)
+    window.weigh_event(receipt_with("small"))
     assert [window.size(settled) for settled in (0, 1, 100)] == [256, 272, 1856]
     assert window.size(10_000) == 10_000
-    assert make_window(8, lambda _: 4, Memory(), begins_small=True).size(0) == 8
+    few = begin(8)
+    few.weigh_event(receipt_with("small"))
+    assert few.size(0) == 8
+
+
+def test_a_thousand_coroutines_begin_at_once():
+    waiting: list[asyncio.Future[None]] = []
+
+    async def wait_for_all(_: int) -> None:
+        waiting.append(asyncio.get_running_loop().create_future())
+        if len(waiting) == 1000:
+            for each in waiting:
+                each.set_result(None)
+        await asyncio.wait_for(waiting[-1], BOUND_S)
+
+    with EventBus([]) as bus:
+        bus.subscribe(int, wait_for_all)
+        assert not any(receipt.has_failure for receipt in bus.stream(range(1000)))
 
 
 def test_sizes_are_looked_at_rarely_where_looking_takes_long():
