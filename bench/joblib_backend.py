@@ -62,7 +62,7 @@ def figures(backend: str, settings: Settings) -> dict[str, float]:
     if backend == PROCBUS:
         import_module("procbus.joblib").register()
     later = joblib.delayed
-    found = {}
+    found: dict[str, float] = {}
     with joblib.parallel_config(backend=backend, n_jobs=settings.workers):
         found[FIRST] = seconds(later(spin)(1) for _ in range(FEW))
         short = settings.count(SHORT_CALLS)
@@ -72,15 +72,8 @@ def figures(backend: str, settings: Settings) -> dict[str, float]:
         found[TINY] = tiny / seconds(later(spin)(1) for _ in range(tiny))
         array = numpy.arange(settings.count(FLOATS), dtype=float)
         found[ARRAY] = seconds(later(one_of)(array, index) for index in range(FEW))
-        if _has("sklearn"):
-            found[SEARCH] = search_s(settings)
+        found[SEARCH] = search_s(settings)
     return found
-
-
-def _has(module: str) -> bool:
-    from importlib.util import find_spec
-
-    return find_spec(module) is not None
 
 
 QUESTION = Question(
@@ -95,5 +88,5 @@ QUESTION = Question(
     ),
     contenders={PROCBUS: partial(figures, PROCBUS), "loky": partial(figures, "loky")},
     time_limit=300.0,
-    needs=("joblib",),
+    needs=("joblib", "sklearn"),
 )
