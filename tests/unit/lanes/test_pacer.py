@@ -176,3 +176,27 @@ def test_closing_with_cancel_settles_held_events() -> None:
     states = [receipt.deliveries[0].state for receipt in receipts]
     assert states == [DeliveryState.SUCCEEDED, *[DeliveryState.CANCELLED] * 2]
     assert bus.stats().pending == 0
+
+
+def test_held_events_of_many_keys_pass_each_at_the_time_of_its_key() -> None:
+    clock, passed = Clock(), list[tuple[int, float]]()
+    bus = InlineBus(handlers=[], clock=clock)
+    bus.subscribe(
+        "n",
+        lambda n: passed.append((n % 300, clock.now())),
+        rate="1/min",
+        rate_key=lambda n: n % 300,
+    )
+    for n in range(300):
+        bus.publish("n", n)
+        clock.advance(0.1)
+    gone = [bus.publish("n", n) for n in range(300, 600)]
+    for receipt in gone[::3]:
+        receipt.cancel()
+    passed.clear()
+    clock.advance(100)
+
+    kept = [key for key in range(300) if key % 3]
+    assert [key for key, _ in passed] == kept
+    for key, at in passed:
+        assert 60 <= at - key * 0.1 <= 61
