@@ -209,13 +209,12 @@ class Leftovers:
         self._enter(len(rows))
         queued, failed = address(receipt, list(rows), [])
         for delivery in receipt.deliveries:
-            delivery.earlier = earlier.get(rows[delivery.subscription].number, ())
+            row = rows[delivery.subscription]
+            delivery.earlier = earlier.get(row.number, ())
+            self._jobs.resumed[delivery] = tuple(map(int, (row.jobs or "").split()))
         if about.given_id is not None:
             receipt.held = (*known, *receipt.held)
             journal.ids.claim(about.given_id, receipt)
-        for delivery in receipt.deliveries:
-            jobs = rows[delivery.subscription].jobs
-            self._jobs.resumed[delivery] = tuple(map(int, (jobs or "").split()))
         now = time()
         waits: set[Delivery] = set()
         for delivery in queued:

@@ -494,6 +494,31 @@ def test_unfinished_id_gives_the_receipt_of_the_resumed_delivery(make_bus: MakeB
     assert ran == [1]
 
 
+def test_unfinished_delivery_of_an_id_that_another_handler_finished_is_resumed(make_bus: MakeBus):
+    first = make_bus(io_workers=1)
+    first.subscribe(int, lambda n: None, name="note")
+    held = Held()
+    first.subscribe("hold", held, name="hold")
+
+    async def done(event: int) -> int:
+        return event
+
+    first.subscribe(int, done, name="done")
+    first.publish("hold", "")
+    held.wait_begun()
+    receipt = first.publish(1, id="one")
+    eventually(lambda: any(each.outcome for each in receipt.deliveries))
+    closing = close_with_only(1, first)
+    held.go.set()
+    closing.join(BOUND_S)
+    ran: list[int] = []
+    with make_bus() as again:
+        again.subscribe(int, ran.append, name="note")
+        again.subscribe(int, done, name="done")
+        assert again.publish(1, id="one").wait(BOUND_S)
+    assert ran == [1]
+
+
 def test_an_id_whose_handler_is_gone_says_so(make_bus: MakeBus):
     first = make_bus(io_workers=1)
     first.subscribe(int, lambda n: None, name="note")

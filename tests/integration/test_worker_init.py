@@ -315,7 +315,7 @@ def test_hanging_worker_init_is_logged_once_with_worker_and_stack(
         bus.close(timeout=0.3)  # for some looks more
     [line] = said()
     assert any(line.startswith(f"worker {pid} is not ready") for pid in pids)
-    assert "it is in worker_init" in line
+    assert "it is still in worker_init" in line
     assert "in load_for_ever" in line, "where it hangs"
 
 
