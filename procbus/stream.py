@@ -19,7 +19,7 @@ from procbus.core.errors import QueueFull
 from procbus.core.locks import LOOK_UP_S
 from procbus.core.notebook import cell_number, when_interrupted
 from procbus.core.receipt import Callbacks, Receipt
-from procbus.core.waiting import pause
+from procbus.core.waiting import here, pause, refuse_endless
 from procbus.dispatch.dispatcher import PublishOne, PublishRun
 from procbus.dispatch.window import Window
 from procbus.progress.bar import Standing
@@ -378,6 +378,8 @@ def as_settled(
                 try:
                     receipts = feed.some(room)
                     published = len(receipts)
+                    if here.runner is not None:  # this loop is in a handler
+                        refuse_endless(partial(iter, receipts))
                     if window.wants_event and published:
                         window.weigh_event(receipts[-1])
                     del receipts

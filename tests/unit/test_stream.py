@@ -394,6 +394,19 @@ def test_a_handler_may_stream():
         bus.subscribe("child", lambda e: current().parent_id)
 
 
+@pytest.mark.parametrize("ordered", [False, True])
+def test_a_handler_that_streams_to_its_own_gate_is_refused(ordered):
+    def outer(number: int) -> int:
+        events = range(number)  # none for the first one, which ends
+        return sum(receipt.result() for receipt in bus.stream(events, topic="n", ordered=ordered))
+
+    with EventBus([]) as bus:
+        bus.subscribe("n", outer, concurrency=1)
+        assert bus.publish("n", 0).result(BOUND_S) == 0
+        with pytest.raises(ProcbusError, match="which would never begin"):
+            bus.publish("n", 2).result(BOUND_S)
+
+
 @pytest.mark.parametrize("topic", ["a..b", "a.*", 5])
 def test_a_malformed_topic_is_refused_by_the_call(topic):
     with EventBus([]) as bus, pytest.raises(TopicError):

@@ -225,7 +225,7 @@ def test_handler_that_waits_for_a_job_behind_itself_is_refused(
             bus.subscribe("n", await_it if is_async else wait, name="handler", **options)
         bus.subscribe("again", lambda number: bus.publish("n", number), name="again")
         bus.subscribe(JobDone, done.append)
-        with pytest.raises(ProcbusError, match="handler waits in event 1 for its own delivery"):
+        with pytest.raises(ProcbusError, match="handler waits in event #1 for its own delivery"):
             bus.publish("n", 1).result(BOUND_S)
         bus.drain()
     assert len(done) == 1
