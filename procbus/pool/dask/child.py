@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""The main of a worker process under a Dask worker: `python -m procbus.pool.dask.child`.
+"""The main program of a worker process under a Dask worker: `python -m procbus.pool.dask.child`.
 
-It takes the place of the process that loky starts on one machine. Its settings arrive pickled on
-stdin; pipe, logbook, stack page and tokens are inherited descriptors.
+This process takes the place of the process that loky starts on one machine. Its settings arrive
+pickled on stdin. Its pipe, logbook, stack page and tokens are inherited descriptors.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ class PipeTokens:
     def create(cls) -> Self:
         """Make an empty pipe of tokens."""
         taking, giving = os.pipe()
-        # The flag holds for both processes. Neither ever waits: not to take, and not to give, since
-        # the tokens of two batches are far fewer than the pipe has room for.
+        # The flag holds for both processes, and neither ever waits. Giving tokens needs no wait,
+        # because the pipe has room for far more tokens than two batches have.
         os.set_blocking(taking, False)
         return cls(taking, giving)
 
@@ -59,7 +59,7 @@ class PipeTokens:
             return False
 
     def take(self, most: int) -> int:
-        """Take at most `most` tokens; return how many."""
+        """Take at most `most` tokens; return the number taken."""
         taken = 0
         while taken < most:
             try:

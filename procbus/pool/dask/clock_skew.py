@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The clock of another machine: its `time.monotonic()` has another zero than ours."""
+"""Times from another machine, whose `time.monotonic()` counts from another zero than ours."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from procbus.pool.interface import Ended, Report
 
 
 def boot_id() -> str:
-    """The id of this machine's boot; empty if unknown. Processes with one id share one clock."""
+    """The id of this machine's boot; empty if unknown. Processes with the same id share a clock."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:

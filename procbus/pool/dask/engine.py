@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """Everything that procbus uses of Dask: a client, connections to its workers, and plugins.
 
-Dask's own servers listen, with the security that the user has set up. procbus adds a message to the
-ones that a Dask worker understands, and a message to its nanny that reads one file.
+Only Dask's own servers listen, with the security that the user has set up. procbus teaches a Dask
+worker one more message. It also teaches the nanny one more message, which reads one file.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ _AT_REST = {
 
 
 def packed(data: bytes) -> Any:
-    """Wrap bytes in the form in which they go best into a message."""
+    """Wrap bytes in the form that suits a message best: large ones are not copied."""
     return to_serialize(data) if len(data) >= _FRAME_BYTES else data
 
 
@@ -82,7 +82,7 @@ class HostPlugin(WorkerPlugin):  # type: ignore[misc] # mypy skips distributed
         self._make_host = make_host
 
     def setup(self, worker: DaskWorker) -> None:
-        """Teach the Dask worker the message."""
+        """Teach the Dask worker the message that starts a worker process."""
         host = self._make_host(worker.local_directory, worker.nanny, worker.state.nthreads)
         self._host = host
 
@@ -106,7 +106,7 @@ class WitnessPlugin(NannyPlugin):  # type: ignore[misc] # as above
         self._last_page_in = last_page_in
 
     def setup(self, nanny: Nanny) -> None:
-        """Teach the nanny the message."""
+        """Teach the nanny the message that asks for a logbook."""
         last_page_in = self._last_page_in
 
         async def page(file: str, pid: int | None) -> PlainPage | None:
@@ -133,7 +133,7 @@ def connect_to(
     Args:
         address: of the scheduler.
         timeout_s: maximum wait for the connection, in seconds.
-        knock: asks for a first answer; called with both of these.
+        knock: asks the scheduler for a first answer; called with `address` and `timeout_s`.
         shake_hands_s: maximum wait for that answer beyond `timeout_s`, in seconds.
 
     Raises:
@@ -191,7 +191,7 @@ def local_cluster(workers: int) -> LocalCluster:
 
 
 def members(client: Client) -> dict[str, int]:
-    """Ask a scheduler for its workers: the address and the threads of each.
+    """Ask a scheduler for its Dask workers: the address and the number of threads of each.
 
     Raises:
         OSError: it cannot be reached.
@@ -217,7 +217,8 @@ class Connection:
     Args:
         client: a client whose event loop drives the connection.
         address: address of the Dask worker.
-        route: called with each message on that loop; a message that it refuses waits for `hear`.
+        route: called on that loop with each message; if it refuses a message, `hear` returns the
+            message later.
         order: settings of the process.
 
     Raises:
@@ -298,7 +299,7 @@ class Connection:
 
 
 def last_page(client: Client, nanny: str, file: str, pid: int | None) -> PlainPage | None:
-    """Ask a nanny for the logbook of a process of its dead Dask worker; None if it does not say."""
+    """Ask a nanny for the logbook of a process of its dead Dask worker; None without an answer."""
 
     async def ask() -> PlainPage | None:
         comm = await connect(nanny, timeout=_PAGE_S, **client.connection_args)

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: MIT
 """The large events kept beside a distant worker process, so that none is sent there twice.
 
-An event that has several handlers, or may be retried, stays on the other side until its last
-delivery is settled and the next batch goes there. This end alone decides; the other obeys.
+An event may have several handlers, or may be retried. Such an event stays beside the worker until
+its last delivery is settled; the next batch after that tells the other end to drop it. Only this
+end decides which events are kept.
 """
 
 from __future__ import annotations
@@ -32,12 +33,12 @@ class RemoteEvents:
     def __init__(self, most: int = MOST_BYTES) -> None:
         self._most = most
         self._bytes = 0
-        #: Size and deliveries of each event, the one sent longest ago first. A delivery lets go of
-        #: the event once it is settled.
+        #: Size and deliveries of each event, the one sent longest ago first. A delivery drops its
+        #: event once it is settled.
         self._events: OrderedDict[int, tuple[int, Sequence[Delivery]]] = OrderedDict()
 
     def fields(self, message: Message) -> dict[str, Any]:
-        """Return the fields of a batch that must be sent, and the numbers that need not be kept."""
+        """Return the fields of a batch message, with the numbers of events to drop over there."""
         gone = [
             number
             for number, (_, deliveries) in self._events.items()
@@ -47,7 +48,7 @@ class RemoteEvents:
             self._forget(number)
         data, start = message.data, events_at(message.data)
         size = len(data) - start
-        if len(message.deliveries) > 1 or size < CACHED_FROM:  # a large event goes alone
+        if len(message.deliveries) > 1 or size < CACHED_FROM:  # a large event has its own batch
             return {"data": packed(data), "gone": gone}
         delivery = message.deliveries[0]
         number = delivery.event_id

@@ -97,7 +97,7 @@ class Host:
         place: int,
         eager: bytes,
     ) -> None:
-        """Run one process for the bus at the other end, until either of them is gone."""
+        """Run one process for the bus at the other end, until the process or the bus is gone."""
         process = HostedProcess(self, comm)
         self._processes.add(process)
         try:
@@ -119,7 +119,7 @@ class HostedProcess:
     def __init__(self, host: Host, comm: Comm) -> None:
         self._host = host
         self._comm = comm
-        #: Tasks that send wait for it in turn, so that messages arrive in the order of sending.
+        #: Held by the task that sends, so that messages arrive in the order of sending.
         self._telling = asyncio.Lock()
         self._logbook_file = new_file(host.directory)
         self._logbook = _logbook_in(self._logbook_file)
@@ -204,7 +204,7 @@ class HostedProcess:
                 whole = []
 
     async def _look(self) -> None:
-        """Report each delivery that runs for two looks or more, and now and then the usage.
+        """Report each delivery that still runs at the second look, and now and then the usage.
 
         Each message costs the bus some 0.1 ms, so short deliveries are not reported.
         """
@@ -286,7 +286,7 @@ class HostedProcess:
                 await asyncio.to_thread(self._probe.kill_tree)
 
     def _event_of(self, message: PlainMessage) -> bytes:
-        """Return a kept large event that the batch does not contain; otherwise nothing."""
+        """Return the large event that a message carries or refers to; empty if it has none."""
         for number in message["gone"]:
             self._kept.pop(number, None)
         if "keep" in message:
@@ -363,7 +363,7 @@ async def _in_steps(steps: Task[R]) -> R:
 
 
 async def _quietly(work: Awaitable[None]) -> None:
-    """Await work until the other end, or the process, is gone: other code handles that."""
+    """Await work, and ignore that the other end or the process is gone: other code handles that."""
     with contextlib.suppress(OSError, EOFError):
         await work
 

@@ -41,9 +41,10 @@ DASK_JOIN_S = 10.0
 class DaskPool:
     """A Dask cluster to run cpu handlers on: `EventBus(cpu=DaskPool("tcp://host:8786"))`.
 
-    Handlers run in processes of procbus's own. Each thread of a Dask worker has one, which the Dask
-    worker starts, and which ends with the bus. `procbus[dask]` must be installed here and on the
-    cluster, and the Dask workers must be reachable from here.
+    Handlers run in worker processes of procbus, beside the Dask workers. Each Dask worker starts
+    one such process for each of its threads. The processes end with the bus. Install
+    `procbus[dask]` on this machine and on the cluster. This machine must be able to connect to the
+    Dask workers.
 
     Example:
         ```python
@@ -55,10 +56,11 @@ class DaskPool:
         ```
 
     Args:
-        cluster: address of a scheduler, or a `distributed.Client`, which stays yours to close.
+        cluster: address of a scheduler, or a `distributed.Client`. The bus does not close your
+            client.
 
     Raises:
-        OptionError: `cluster` is neither.
+        OptionError: `cluster` is neither an address nor a usable client.
         ProcbusError: Dask is not installed.
     """
 
@@ -78,13 +80,13 @@ class DaskPool:
 
     @staticmethod
     def local(workers: int = 2) -> DaskPool:
-        """A cluster on this machine, to try Dask: its lifetime is that of a bus's cpu lane.
+        """Make a Dask cluster on this machine, to try Dask. It starts and ends with a cpu lane.
 
         Args:
             workers: number of Dask workers, with one thread each.
 
         Raises:
-            OptionError: `workers` is no number of workers.
+            OptionError: `workers` is not a whole number from 1 up.
             ProcbusError: Dask is not installed.
         """
         return _LocalPool(workers)
@@ -141,8 +143,8 @@ def _engine() -> Any:
 class ClusterPool:
     """Worker processes under the workers of a Dask cluster. See `procbus.pool.interface.Pool`.
 
-    A thread of its own keeps a connection to the scheduler and asks for its workers. So workers may
-    join and leave, and the scheduler may be away for a while.
+    A thread keeps the connection to the scheduler, and asks it for the Dask workers again and
+    again. So Dask workers may join and leave, and the scheduler may be away for a while.
 
     Args:
         cluster: address of a scheduler, or a client.
@@ -151,7 +153,7 @@ class ClusterPool:
         run: the run of the bus, for `current()` in workers.
         own_cluster: a cluster on this machine that ends with the pool.
         join_s: maximum wait of `close` for the thread, in seconds.
-        engine: everything that is used of Dask; None for `procbus.pool.dask.engine`.
+        engine: the functions and classes that use Dask; None for `procbus.pool.dask.engine`.
         make_worker: makes a worker; None for `DaskWorker`.
     """
 
@@ -187,7 +189,8 @@ class ClusterPool:
         self._client: Client | None = None
         #: Clients that lost their scheduler but are still needed. Owned by the watching thread.
         self._retired: list[Client] = []
-        #: Threads of each Dask worker; how many are taken; and which are not tried until when.
+        #: By address of a Dask worker: the number of its threads; the number of these that are
+        #: taken; and the time until which the Dask worker is not tried.
         self._members: dict[str, int] = {}
         self._taken: Counter[str] = Counter()
         self._shunned: dict[str, float] = {}
@@ -204,7 +207,7 @@ class ClusterPool:
         self._watcher.start()
 
     def size(self) -> int:
-        """The threads of all Dask workers that are there now, one at least."""
+        """The number of threads of all Dask workers in the cluster now, at least 1."""
         with self._changed:
             self._changed.wait_for(lambda: self._looked, SCHEDULER_S)
             size = max(1, sum(self._members.values()))
@@ -315,7 +318,8 @@ class ClusterPool:
             except Exception as error:  # noqa: BLE001 - whatever is wrong there, it is tried again
                 self._lose(error)
             self._wake.wait(DASK_LOOK_S)
-        # Here, because `close` does not wait for a look that takes long, such as for a connection.
+        # This thread closes its client, because `close` does not wait for a look that takes long,
+        # such as one that waits for a connection.
         if self._client is not None and self._client is not self._cluster:
             self._retired.append(self._client)
         self._close_retired()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""After the death of a Dask worker, on its machine: the logbook that its process left."""
+"""The logbook that a worker process leaves when its Dask worker dies, read on that machine."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ def last_page_in(file: str, pid: int | None, dying_s: float = _DYING_S) -> tuple
 
     Args:
         file: name of the file.
-        pid: process that writes the logbook; it is read only once that is dead.
-        dying_s: maximum wait for its death, in seconds.
+        pid: the process that writes the logbook, which is read only once that process is dead.
+        dying_s: maximum wait for the death of the process, in seconds.
     """
     deadline = time.monotonic() + dying_s
     while pid is not None and Probe(pid).alive():

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The last reports of a distant worker, and its answers: they arrive on the event loop."""
+"""The last reports and answers of a distant worker, which arrive on the event loop."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ANSWER_S = 5.0
 class RemoteState:
     """The newest reports of a distant worker.
 
-    `take` belongs to the event loop; the rest may be read by any thread.
+    Only the event loop calls `take`. Any thread may read the reports.
 
     Args:
         say: sends a message to the worker's host.
@@ -43,8 +43,8 @@ class RemoteState:
         self.set_up_since: float | None = None
         #: Details of its process, some seconds old.
         self.details: Details | None = None
-        #: The delivery during which its memory is watched; and the last amount above its limit,
-        #: with the delivery. Both by its own clock. The supervisor alone uses the first.
+        #: The delivery during which its memory is watched, which only the supervisor uses. Then the
+        #: last amount above the limit, with its delivery. Both deliveries are by its own clock.
         self._watched: At | None = None
         self._above: tuple[At, Footprint] | None = None
         #: The pending answer.
@@ -84,7 +84,7 @@ class RemoteState:
                 self._say(do="resume")
 
     def ask(self, **question: Any) -> Task[dict[str, Any] | None]:
-        """Ask its host, and wait for the answer; None when there is none in time. One at a time."""
+        """Ask its host, and wait for the answer; None if none comes in time. One call at a time."""
         answer: Future[dict[str, Any]] = Future()
         self._answer = answer
         self._say(**question)

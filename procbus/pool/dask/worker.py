@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """A worker process under a Dask worker, seen from its companion.
 
-`ParentEnd` has everything that it shares with a worker of this machine. The difference is that no
-memory is shared: the companion asks, and gets an answer a moment later.
+`ParentEnd` does all that does not depend on the machine. Machines share no memory, so the companion
+has to ask the worker, and gets its answer a moment later.
 """
 
 from __future__ import annotations
@@ -54,10 +54,10 @@ class DaskWorker:
 
     Args:
         definitions: encoded handlers, by number: shared by all workers of a pool.
-        memory: memory of the pool, which takes nothing, since none can be shared.
+        memory: memory of the pool, which stays empty, because machines cannot share memory.
         init: the user's set-up, pickled.
         run: the run of the bus, for `current()`.
-        on_kill: called when it is killed, for a thread that waits to begin it.
+        on_kill: called when the worker is killed, to wake a thread that waits to begin it.
         place: its number in the lane.
         eager: the functions of handlers with eager resources, pickled.
         connect: makes its connection.
@@ -113,7 +113,7 @@ class DaskWorker:
             release: called once the worker has ended there.
 
         Raises:
-            OSError: the Dask worker cannot be reached, or does not answer. Begin elsewhere.
+            OSError: the Dask worker cannot be reached, or does not answer. Try another one.
             WorkerGone: the process died before it was ready.
         """
         asked_at = monotonic()
@@ -228,7 +228,7 @@ class DaskWorker:
 
     @property
     def waiting(self) -> bool:
-        """Return False: its handlers do not have the bus."""
+        """Return False: its handlers have no access to the bus, so none can wait for it."""
         return False
 
     @property
@@ -347,7 +347,7 @@ class DaskWorker:
         return words._replace(ends=ends_here(words.ends, ahead_s), progress=progress)
 
     def _lost(self) -> WorkerGone:
-        """Describe the death of a worker whose line is dead: ask the nanny, which may know."""
+        """Describe the death of a worker whose line is dead; its nanny may have the logbook."""
         page = None
         if self._nanny is not None and self._client is not None:
             found = last_page(self._client, self._nanny, self._logbook, self.pid)
