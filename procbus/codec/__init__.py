@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: MIT
-"""Objects to bytes and back, and the exact place of an object that cannot be pickled."""
+"""Turns objects into bytes and back, and finds the place of an object that cannot be pickled."""

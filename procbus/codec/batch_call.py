@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """The function that a worker runs for a batch handler: it calls the handler with a list of events.
 
-It also turns the handler's answer into one end for each event: a result, or an error.
+The function also turns the handler's answer into one result or error for each event.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class InPart:
         self.errors = errors
 
     def __reduce__(self) -> Any:
-        """Travel with the errors, or with what can travel of them, and with their tracebacks."""
+        """Travel with the errors and their tracebacks, without the parts that cannot travel."""
         errors = [
             (index, _travelling(error), text_of(error, traceback_of(error)))
             for index, error in self.errors.items()
@@ -62,7 +62,7 @@ class _Reduced:
 
 
 def _travelling(error: BaseException) -> object:
-    """An object that arrives as the exception, or as one that describes it."""
+    """Return an object that arrives as the exception, or as an exception that describes it."""
     for each in (error, _Reduced(error)):
         if _arrives(each):
             return each
@@ -127,7 +127,7 @@ class BatchCall:
         """Return the results as a list.
 
         Raises:
-            ProcbusError: they are not one for each event.
+            ProcbusError: there is not one result for each event.
         """
         if answer is None:
             return None
@@ -150,7 +150,7 @@ class BatchCall:
         """Sort out the errors of a batch that failed in part.
 
         Raises:
-            ProcbusError: they do not belong to its events.
+            ProcbusError: the errors do not belong to the events of the batch.
         """
         errors: dict[int, BaseException] = {}
         for key, error in failed.errors.items():

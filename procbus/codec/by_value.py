@@ -25,7 +25,8 @@ from typing import Any
 
 from procbus.codec.script_globals import content_of
 
-#: Key of an object known by its identity: the process that sent it first, and its number there.
+#: Key of an object known by its identity: the process that sent the object first, and the number
+#: that the object has there.
 SharedKey = tuple[str, int]
 
 _by_key: dict[SharedKey, Any] = {}
@@ -35,7 +36,7 @@ _places: dict[int, tuple[str, str]] = {}
 _numbers = itertools.count(1)
 _process: list[tuple[int, str]] = []
 
-#: Whether any of them is a bare `object()`, of which the C pickler would make another.
+#: Whether any object with a key is a bare `object()`. The C pickler would make another one of it.
 bare = False
 
 
@@ -70,7 +71,7 @@ def new_single(obj: Any, importable: Callable[[str], bool], *, always: bool = Fa
 
 
 def _place_of(obj: Any) -> tuple[str, str] | None:
-    """The global variable that holds an object: of the script, of its class's module, or of any."""
+    """Find the global variable that holds an object: in the script, its class's module, or any."""
     kind = type(obj)
     likely = ["__main__", kind.__module__]
     if kind is object or kind is contextvars.ContextVar:  # these do not name their module
@@ -84,7 +85,7 @@ def _place_of(obj: Any) -> tuple[str, str] | None:
 
 
 def counts_here(kind: type) -> bool:
-    """Whether it is a progress bar of tqdm: it can be pickled, but its copy shows nothing."""
+    """Whether a class is a progress bar of tqdm: one can be pickled, but its copy shows nothing."""
     return any(each.__module__ == "tqdm.std" and each.__name__ == "tqdm" for each in kind.__mro__)
 
 
@@ -109,7 +110,7 @@ def _keep(key: SharedKey, obj: Any) -> Any:
 
 
 def _origin() -> str:
-    """A name for this process that no other has; a forked child gets a new one."""
+    """A name for this process that no other process has; a forked child gets a new name."""
     if not _process or _process[-1][0] != os.getpid():
         _process.append((os.getpid(), os.urandom(8).hex()))
     return _process[-1][1]
@@ -132,7 +133,7 @@ def _form_by_value(obj: Any) -> tuple[Any, Any]:
 
 
 def by_its_key(process: str, number: int, cls: Any, parts: Any) -> Any:
-    """Return the object with this key in this process; make it if there is none yet."""
+    """Return the object that has this key in this process; make the object if there is none yet."""
     key = process, number
     found = _by_key.get(key, _NO_DEFAULT)
     return _keep(key, _make(cls, parts)) if found is _NO_DEFAULT else found
@@ -161,7 +162,8 @@ def _make(cls: Any, parts: Any) -> Any:
 
 #: Instances that were sent, by id: a weak reference, the key, and the content if it is plain.
 _shared: dict[int, tuple[weakref.ref[Any], SharedKey, bytes | None]] = {}
-#: Instances that arrived, while a handler holds them; and ones whose attributes are still to come.
+#: Instances that arrived, kept while a handler holds them; and the keys of instances whose
+#: attributes are still to come.
 _arrived: weakref.WeakValueDictionary[SharedKey, Any] = weakref.WeakValueDictionary()
 _unfilled: set[SharedKey] = set()
 
@@ -169,7 +171,7 @@ _unfilled: set[SharedKey] = set()
 def share_by_key(obj: Any, reduced: Any) -> Any:
     """Have a plain instance arrive as one object in a worker, however many handlers share it.
 
-    After its attributes have changed, it arrives as another object.
+    An instance whose attributes have changed arrives as another object.
     """
     kind: Any = type(obj)
     if (
@@ -229,7 +231,7 @@ _NO_DEFAULT = _NoDefault()
 
 
 def is_stateless(reduced: Any) -> bool:
-    """Whether an object has nothing but its class, as a sentinel may."""
+    """Whether an object has no content apart from its class; a sentinel may be such an object."""
     return (
         isinstance(reduced, tuple)
         and reduced[0] is copyreg.__newobj__  # type: ignore[attr-defined] # typeshed lacks it
@@ -238,7 +240,7 @@ def is_stateless(reduced: Any) -> bool:
     )
 
 
-# Ways to make an object again that pickle would name. Pickles name the `_make...` functions.
+# Ways to make an object again that pickle would only name. Pickles name the `_make...` functions.
 
 
 def _reduce_cache(cache: Any) -> Any:
@@ -252,13 +254,14 @@ def _make_cache(function: Any, maxsize: int | None, typed: bool) -> Any:
 
 
 def _reduce_cached_property(found: Any) -> Any:
-    # Up to Python 3.11 it holds a lock. Its name is set only when the class is defined.
+    # Up to Python 3.11 a cached property holds a lock, which does not pickle. Python sets the name
+    # of the attribute only when the class is defined.
     inside = {"attrname": found.attrname, "__doc__": found.__doc__}
     return functools.cached_property, (found.func,), inside
 
 
 def _reduce_partial_method(found: Any) -> Any:
-    # From Python 3.14 on, it cannot be made without a function, as pickle does.
+    # From Python 3.14 on, a `partialmethod` cannot be made without a function, as pickle tries.
     make = functools.partial(functools.partialmethod, found.func, *found.args, **found.keywords)
     return make, ()
 

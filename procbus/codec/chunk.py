@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: MIT
 """The function that a worker runs for a chunk of `bus.map`: it calls the handler for each event.
 
-A worker imports this module in its first call, while your script waits for it: it is light.
+A worker imports this module in its first call, while your script waits. So this module imports
+little.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ class Chunk:
         self.name = name
 
     def __call__(self, events: Sequence[Any]) -> list[Any] | InPart:
-        """Return the results; or the ones before an exception, with that."""
+        """Return the results; if the handler raises, the results so far and the exception."""
         function, values = self.function, []
         try:
             for event in events:

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: MIT
 """Classes by value: how a worker makes a class of the script again.
 
-cloudpickle makes an empty class and sets its attributes afterwards. Some attributes must exist from
-the beginning: slots, the members of an enum, the fields of a Struct of msgspec or of ctypes. And
-some code must not run a second time: `__init_subclass__` and the metaclass ran when the script
-defined the class, and their effect on the class travels with it.
+cloudpickle makes an empty class and sets its attributes afterwards. But some attributes must exist
+from the beginning: slots, the members of an enum, the fields of a Struct of msgspec or of ctypes.
+And some code must not run a second time: `__init_subclass__` and the metaclass ran when the script
+defined the class, and their effect on the class travels with the class.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
-#: Classes that this process sent or made, by cloudpickle's name for them. Each is made once in a
-#: process. A later definition does not undo a change that this process made to its attributes.
+#: Classes that this process sent or made, by the name that cloudpickle gives each. A process makes
+#: a class once. If the class arrives again, changes that this process made to its attributes stay.
 _classes: WeakValueDictionary[str, type] = WeakValueDictionary()
 _trackers: WeakKeyDictionary[type, str] = WeakKeyDictionary()
 #: Names of classes whose attributes are still to come.
@@ -30,7 +30,7 @@ _making = threading.local()
 
 #: Attributes that determine the layout of a ctypes structure, and must be set before the fields.
 _LAYOUT = ("_pack_", "_align_", "_layout_", "_anonymous_", "_type_", "_length_")
-#: Attributes that enum itself keeps in each member.
+#: Attributes that the module `enum` itself keeps in each member.
 _OF_MEMBERS = frozenset(("_value_", "_name_", "__objclass__", "_sort_order_"))
 
 
@@ -40,7 +40,7 @@ def reduce_class(cls: Any, reduced: tuple[Any, ...], by_value: Callable[[Any], b
     Args:
         cls: the class.
         reduced: cloudpickle's description.
-        by_value: whether another class travels by value too.
+        by_value: tells whether another class travels by value too.
     """
     of_ctypes = "_ctypes" in (cls.__module__, type(cls).__module__)
     if of_ctypes and (derived := _derived(cls)) is not None:
@@ -102,7 +102,7 @@ class _Member:
 
 
 def _plain(member: Any) -> Any:
-    """The number, string or similar value that an enum member is; None if it is none."""
+    """The plain value of an enum member that is itself a number, string or the like; else None."""
     for kind, plain in _PLAIN.items():
         if isinstance(member, kind):
             return plain(member)
@@ -137,7 +137,7 @@ def _derived(cls: Any) -> tuple[Any, ...] | None:
 
 
 def is_struct(metaclass: type) -> bool:
-    """Whether it makes msgspec Structs; checked by name, since few scripts have msgspec."""
+    """Whether a metaclass makes msgspec Structs; checked by name, since few scripts use msgspec."""
     return metaclass.__name__ == "StructMeta" and metaclass.__module__.startswith("msgspec")
 
 
@@ -146,7 +146,7 @@ def _names(cls: type) -> tuple[str, str, str]:
 
 
 def _importable(metaclass: type, by_value: Callable[[Any], bool]) -> type | None:
-    """Return the base of a metaclass that makes its class without its code; None for itself."""
+    """Return the base to use in place of a metaclass, so that its code does not run; else None."""
     if metaclass.__name__ == "_TypedDictMeta":  # it takes only the attributes of a `class`
         return type
     if metaclass.__module__ == "_ctypes" or not by_value(metaclass):

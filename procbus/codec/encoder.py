@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: MIT
-"""Objects to bytes and back, between a parent and its workers.
+"""Turns objects into bytes and back, between a parent and its workers.
 
-Plain pickle is used where it suffices, and cloudpickle for definitions of the script. A class that
-must travel by value (one of `__main__`, of a function, of a notebook) would cost about 200 us with
-each event. So it is sent once to each worker, and from then on a number names it.
+Plain pickle is used where it suffices, and cloudpickle for definitions of the script. A class must
+travel by value if it is defined in `__main__`, in a function or in a notebook. Sending such a class
+with each event would cost about 200 us. So each worker gets the class once, and from then on a
+number names it.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ _LARGE = 1 << 16
 #: The bytes with which the C pickler names the class `object`.
 _BARE = b"\x8c\x06object"
 #: The opcode for a class or function that is pickled by its name, which plain data lacks; and the
-#: name of the module that no worker knows. `rfind` finds that three times as fast as `in`.
+#: name of the module that no worker knows. `rfind` finds the name three times as fast as `in`.
 _NAMED, _SCRIPT = pickle.STACK_GLOBAL, b"__main__"
 _dumps = pickle.dumps
 
@@ -92,9 +93,9 @@ for _code, _function in enumerate((class_by_number, new_by_number, call_by_numbe
 
 
 def define_class(number: ClassNumber, definition: bytes) -> type | None:
-    """Load a class that the other side defined, and return it.
+    """Load a class that the other side defined, and return it; None if it cannot be loaded.
 
-    None if it cannot be loaded: decoding its objects will then fail, and say why.
+    Without the class, decoding of its objects fails, and the error gives the reason.
     """
     try:
         cls: type = decode(definition)
@@ -113,7 +114,7 @@ def forget_classes(origin: int) -> None:
 
 
 def decode(data: bytes | memoryview) -> Any:
-    """Make the object again. An error of `pickle.loads` comes through."""
+    """Make an object from its bytes. Raises the errors of `pickle.loads`."""
     if _collector_interrupts and len(data) >= _MANY_OBJECTS:
         return _decode_at_one_go(data)
     return pickle.loads(data)  # noqa: S301 - it comes from our own parent or child, on a pipe
@@ -124,8 +125,8 @@ def _decode_at_one_go(data: bytes | memoryview) -> Any:
 
     Up to Python 3.11 the collector runs in the middle of `loads`, and goes again and again through
     objects that are just being made: with 1,000 records that takes a third of the time. A changed
-    threshold harms less than a disabled collector. If your code changes it meanwhile, in another
-    thread or in `__setstate__`, your value stays.
+    threshold does less harm than a disabled collector. If your code changes the threshold
+    meanwhile, in another thread or in `__setstate__`, your value stays.
     """
     usual = gc.get_threshold()
     if not 0 < usual[0] < _RARELY:
@@ -150,7 +151,7 @@ def encode_atom(obj: Any) -> bytes:
 
 
 def encode_alone(obj: Any) -> bytes:
-    """Encode one object with all that it needs, classes and functions by value included."""
+    """Encode one object with every definition it needs, also classes and functions by value."""
     buffer = io.BytesIO()
     _AlonePickler(buffer).dump(obj)
     return buffer.getvalue()
@@ -159,8 +160,8 @@ def encode_alone(obj: Any) -> bytes:
 def encode_definition(obj: Any, *, shares: bool = True) -> bytes:
     """Encode one object whole, for a process that belongs to this one, as worker or parent.
 
-    An object that cannot travel by value is named, if it is a global variable of a module that a
-    worker can import: the logger of a library, for example.
+    An object that cannot travel by value is sent as a name if possible. The object has to be a
+    global variable of a module that a worker can import: the logger of a library, for example.
 
     Args:
         obj: the object.
@@ -219,17 +220,17 @@ def is_importable(module: str) -> bool:
 class Encoder:
     """Encodes objects for one other process. Not thread-safe: it belongs to one thread.
 
-    It tries three ways, the cheapest first: the C pickler alone; the C pickler with a reducer for
-    each class known by number; cloudpickle. The first two would pickle a class or function of
-    `__main__` as its name, which means nothing in a worker. If such a name shows up in the bytes,
-    the next way is tried.
+    An encoder tries three ways, the cheapest first: the C pickler alone; the C pickler with a
+    reducer for each class known by number; cloudpickle. The first two would pickle a class or
+    function of `__main__` as its name, which means nothing in a worker. If such a name shows up in
+    the bytes, the encoder tries the next way.
 
     Args:
         origin: number of the encoding process: `PARENT`, or the number of the worker.
         large: minimum size of a buffer that is left out of the bytes (pickle protocol 5).
 
     Attributes:
-        large: the same; it may be set before each object.
+        large: the argument `large`, which you may change before each object.
         buffers: the buffers left out of the last object, which `decode` needs with the bytes.
     """
 
@@ -251,10 +252,10 @@ class Encoder:
         self._renew()
 
     def encode(self, obj: Any) -> bytes:
-        """Encode one object. An error of pickling comes through.
+        """Encode one object. Raises the errors of pickling.
 
-        New classes of the other side's are kept for `take_definitions()`, and must be sent ahead of
-        these bytes.
+        Classes that are new to the other side are kept for `take_definitions()`. Send those
+        definitions ahead of these bytes.
         """
         # An error of the first two ways is dropped, because the last way reports it better.
         names = self._by_value_names
@@ -312,8 +313,8 @@ class Encoder:
 
         Args:
             error: the exception.
-            reduced_to_what_travels: leave out the parts that cannot be pickled, even if its class
-                has its own way to be pickled. An error of pickling comes through.
+            reduced_to_what_travels: leave out the parts that cannot be pickled, even if the class
+                of the exception has its own way of pickling.
         """
         buffer = io.BytesIO()
         _ErrorPickler(buffer, self.number_of, self._reducers, reduced_to_what_travels).dump(error)
@@ -338,7 +339,7 @@ class Encoder:
         return definitions
 
     def look_again(self) -> None:
-        """Check which modules the user registered to travel by value: once for each batch."""
+        """Check which modules the user registered to travel by value; called for each batch."""
         self._by_value_names = _registered_names()
 
     def know(self, cls: type, number: ClassNumber) -> None:
@@ -431,7 +432,7 @@ def _register_spawned_script() -> None:
 
 
 def _registered_names() -> tuple[bytes, ...]:
-    """Byte strings that betray an object which the C pickler alone cannot encode."""
+    """Byte strings that show that the C pickler alone cannot encode an object."""
     modules = cloudpickle.list_registry_pickle_by_value()
     if not modules and not by_value.bare:  # the usual case, checked for each batch
         return ()
@@ -442,7 +443,7 @@ def _registered_names() -> tuple[bytes, ...]:
 
 
 def _reduce_bare(obj: Any) -> Any:
-    """Reduce an `object()`: by its key, if its identity matters."""
+    """Reduce an `object()`: to its key, if its identity matters."""
     return by_value.single(obj) or obj.__reduce_ex__(PROTOCOL)
 
 
@@ -551,8 +552,9 @@ class _WithoutScript(pickle.Pickler):
 class _AlonePickler(cloudpickle.Pickler):  # type: ignore[misc] # cloudpickle has no types
     """cloudpickle's pickler, with types added that it does not know.
 
-    From version 3.1.3 on cloudpickle leaves out the names of files. A worker's traceback, or the
-    stack of a handler that hangs, would then not name the file. So the names are put in again.
+    From version 3.1.3 on cloudpickle leaves out the file names of functions. A worker's traceback,
+    or the stack of a handler that hangs, would then not name the file. So this pickler puts the
+    names in again.
     """
 
     def __init__(
@@ -648,7 +650,7 @@ class _DefinitionPickler(_AlonePickler):
 
 
 class _ByImportPickler(_DefinitionPickler):
-    """Pickles global variables of importable modules by name, the globals of functions too."""
+    """Pickles global variables of importable modules by name, also when a function uses them."""
 
     def reducer_override(self, obj: Any) -> Any:
         """Pickle's hook for everything but plain data."""

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: MIT
 """Exceptions taken apart and put together again, without a call of their class.
 
-Pickle makes an exception again by calling its class with `args`. That fails for a class that takes
-a keyword or several arguments. It also composes a message a second time that `__init__` composed
-before. Here the exception is made without `__init__`, and gets its `args`, attributes, notes and
-slots back.
+Pickle makes an exception again by calling its class with `args`. That call fails for a class that
+takes a keyword or several arguments. And if `__init__` composes the message, the call composes it a
+second time. This module makes the exception without `__init__`, and gives it its `args`,
+attributes, notes and slots back.
 """
 
 from __future__ import annotations
@@ -55,8 +55,8 @@ def reduced(error: BaseException, travels: Callable[[Any], bool] | None = None) 
 
     Args:
         error: the exception.
-        travels: whether a part can be pickled. A part that cannot is left out, and a note says so;
-            by default all parts are taken.
+        travels: tells whether a part can be pickled. Other parts are left out, and a note on the
+            exception names them. None takes all parts.
 
     Returns:
         The result of a `__reduce__`.

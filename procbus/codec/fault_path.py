@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: MIT
 """Finding the object that cannot be pickled: a path to it, in the user's own names.
 
-An error such as "cannot pickle '_thread.lock' object" does not say where the lock is. The search
-here answers `event.rows[3].lock`. It looks into the user's objects, which may raise anything or
-lie. So it goes by their real classes, and returns the path as far as it got.
+An error such as "cannot pickle '_thread.lock' object" does not say where the lock is. The search in
+this module answers `event.rows[3].lock`. The search looks into the user's objects, which may raise
+anything, or give a wrong class. So it goes by their real classes, and returns the path as far as it
+got.
 """
 
 from __future__ import annotations
@@ -134,7 +135,7 @@ def check_variables(variables: Sequence[ContextVar[Any]]) -> None:
 def variable_fault(
     variables: Sequence[tuple[str, Any]], error: BaseException
 ) -> SerializationError:
-    """Make the error for context variables, one of which cannot be pickled.
+    """Make the error for context variables of which one cannot be pickled.
 
     Args:
         variables: the variables that travel, by name, with their values.
@@ -188,10 +189,10 @@ def path_of_fault(obj: Any, name: str, fails: Callable[[Any], bool] = cannot_enc
 
 
 def _refuses(obj: Any) -> bool:
-    """Whether an object itself refuses to travel, so that its parts tell nothing more.
+    """Whether an object itself refuses to travel, so that a search of its parts is of no use.
 
-    A bus, an executor and a progress bar do. The search goes on into objects of the user's classes,
-    because their methods may only pass on the refusal of a part.
+    A bus, an executor and a progress bar refuse. The search goes on into objects of the user's
+    classes, because the cause of their refusal may be one of their parts.
     """
     kind = type(obj)
     if issubclass(kind, type):
@@ -221,7 +222,7 @@ def parts_of(obj: Any) -> Iterator[tuple[str, Any]]:
         yield ".func", obj.func
         yield from ((f".args[{index}]", value) for index, value in enumerate(obj.args))
         yield from ((f".keywords[{short_repr(key)}]", value) for key, value in obj.keywords.items())
-    # By methods of the built-in types, because a derived class may override them with user code.
+    # Methods of the built-in types are called, because a derived class may override them.
     if issubclass(kind, dict):
         for key, value in islice(dict.items(obj), _WIDTH):
             yield f"[{short_repr(key)}]", value

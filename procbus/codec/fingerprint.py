@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: MIT
 """Fingerprints of the user's objects, to see whether one was changed between two looks.
 
-A fingerprint is a hash of the object's pickle, in which functions, classes and modules, and objects
-that cannot be pickled, are only named. It never raises, and an object that is too large has none.
+A fingerprint is a hash of the object's pickle. In that pickle only names stand for functions,
+classes, modules and objects that cannot be pickled. Taking a fingerprint never raises. An object
+that is too large has none.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from procbus.core.user_objects import class_name, full_name
 
 #: Maximum size of a pickle that is looked at, in bytes; because a look should take milliseconds.
 MOST_PICKLED = 16 << 20
-#: Maximum of parts that a change is looked for in.
+#: Maximum number of parts of an object that are compared.
 _PARTS = 100
 
 _NAMED_ONLY = (type, FunctionType, BuiltinFunctionType, ModuleType)
@@ -51,13 +52,13 @@ def changes(before: Imprint, obj: Any, name: str) -> Sequence[str]:
     """Say which parts of an object are not as they were.
 
     Args:
-        before: the object then.
+        before: the earlier imprint of the object.
         obj: the object now.
-        name: its name.
+        name: the name of the object.
 
     Returns:
-        Expressions such as `event.rows`; only the name, if no part of it can be told; none if it is
-        as it was, or cannot be compared.
+        Expressions such as `event.rows`; only the name, if the changed part is unknown; none if the
+        object is unchanged, or cannot be compared.
     """
     now = fingerprint(obj)
     if before.whole is None or now is None or now == before.whole:
@@ -68,7 +69,7 @@ def changes(before: Imprint, obj: Any, name: str) -> Sequence[str]:
 
 
 def _parts_of(obj: Any) -> Iterator[tuple[str, Any]]:
-    """The parts that an expression leads to: no keys, no members of sets."""
+    """The parts that an expression can name: no keys, no members of sets."""
     steps = (each for each in parts_of(obj) if not each[0].startswith(","))
     return islice(steps, _PARTS)
 

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""Outcomes as plain data that outlives the process, and back.
+"""Turns outcomes into plain data that outlives the process, and back.
 
-Objects are pickled by value, so that they can be read without the script that defined their
-classes. If the main script defines the class, they are pickled by name too, so that the same script
-gets its own class back.
+Objects are pickled by value, so that you can read them without the script that defined their
+classes. Objects of a class of the main script are pickled by name too, so that the same script gets
+objects of its own class back.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from procbus.core.errors import ProcbusError, WorkerTraceback
 from procbus.core.outcome import Outcome, OutcomeKind
 from procbus.core.user_objects import is_a, set_cause
 
-#: An object pickled by name, if that makes a difference, and by value.
+#: An object pickled by name and by value. The first is None if it fails, or if no name is needed.
 Pickles = tuple[bytes | None, bytes]
 
 
@@ -38,7 +38,7 @@ def plain_outcome(outcome: Outcome) -> dict[str, Any]:
 
 
 def _pickles_of_error(error: BaseException | None) -> Pickles | None:
-    """Pickle an error; None for one that does not pickle, or that does not unpickle."""
+    """Pickle an error; None if the error does not pickle or does not unpickle."""
     try:
         pickles = pickles_of(error)
         return pickles if is_a(unpickle(pickles), BaseException) else None
@@ -47,7 +47,7 @@ def _pickles_of_error(error: BaseException | None) -> Pickles | None:
 
 
 def pickles_of(obj: Any) -> Pickles:
-    """Pickle an object in both ways. An error of pickling comes through."""
+    """Pickle an object in both ways. Raises the errors of pickling."""
     by_value = encode_alone(obj)
     try:
         by_name = encode_by_name(obj)
@@ -57,7 +57,7 @@ def pickles_of(obj: Any) -> Pickles:
 
 
 def unpickle(pickles: Pickles) -> Any:
-    """Make the object again, by its name if this process has that name."""
+    """Make the object again, with the class by name if this process has that name."""
     by_name, by_value = pickles
     if by_name is not None:
         # The main script may be another one now.
@@ -67,7 +67,7 @@ def unpickle(pickles: Pickles) -> Any:
 
 
 def outcome_from(plain: dict[str, Any]) -> Outcome:
-    """Make the outcome again. An error with a missing class becomes one that says so."""
+    """Make the outcome again. An error with a missing class becomes an error that says so."""
     return Outcome(
         OutcomeKind(plain["kind"]),
         None,
@@ -80,7 +80,7 @@ def outcome_from(plain: dict[str, Any]) -> Outcome:
 
 
 def _error(plain: dict[str, Any]) -> BaseException | None:
-    """The error of an attempt, or one that says that it is missing; with its stack either way."""
+    """The error of an attempt, or an error that says that it is missing; with its stack."""
     if plain["text"] is None:
         return None
     error: BaseException = ProcbusError(plain["text"])

@@ -3,8 +3,8 @@
 
 Functions of one script share their globals. Functions that travel by value must share them too. So
 a worker has one set of globals for each module that it cannot import. A variable arrives with the
-first function that needs it. It stays as the worker has it, until the script assigns another value
-to that name: then the new value is sent to all workers, once.
+first function that needs the variable. The worker's value then stays, until the script assigns
+another value to that name: the new value is sent to all workers, once.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from procbus.core.log import log
 
 # In the process that the functions come from.
 
-#: Maximum share of the time for looking for changes, as its reciprocal.
+#: Maximum share of the time that looking for changes may take, as its reciprocal.
 _SHARE = 200
 #: Maximum size of a plain container whose changes in place are noticed, in bytes.
 _SMALL = 4096
@@ -41,21 +41,21 @@ class _Noted(NamedTuple):
     """A global variable, as it was sent."""
 
     version: int
-    #: The value, or a weak reference to it if possible, so that it is not kept alive.
+    #: A weak reference to the value if possible, so that the value is not kept alive; or the value.
     value: Any
     weak: bool
     content: bytes | None
 
     def is_still(self, value: Any) -> bool:
-        """Whether the variable has the same object still, with the same content."""
+        """Whether the variable still has the same object, with the same content."""
         known = self.value() if self.weak else self.value
         if known is not value or (self.weak and known is None):
             return False
         return self.content is None or self.content == content_of(value)
 
 
-# The tables need no lock: each step is atomic for other threads. Two threads that note the same
-# change at once send it twice.
+# The tables need no lock: each step is atomic for other threads. If two threads note the same
+# change at once, the change is sent twice, which does no harm.
 _versions = itertools.count(1)
 _noted: dict[str, dict[str, _Noted]] = {}
 #: For each variable that changed after it was sent: the number of the newest change, and the value
@@ -63,7 +63,7 @@ _noted: dict[str, dict[str, _Noted]] = {}
 _changes: dict[tuple[str, str], tuple[int, bytes]] = {}
 _refused: set[tuple[str, str]] = set()
 _next_look = 0.0
-#: Number of the newest change: a worker that knows it knows all.
+#: Number of the newest change: a worker with this number knows all changes.
 _newest = 0
 
 
@@ -206,7 +206,7 @@ def _note(value: Any) -> _Noted:
 def content_of(value: Any) -> bytes | None:
     """The content of a small container or instance of plain data; None for anything else.
 
-    It runs no code of the user's.
+    This function runs no code of the user's.
     """
     if issubclass(type(value), type):
         value = _plain_attributes(value)
@@ -255,10 +255,10 @@ def start_anew() -> None:
 class _Script(types.ModuleType):
     """The script, in a worker process: annotations are resolved in its `__dict__`.
 
-    Pickle finds no attribute in it. A child that multiprocessing starts in a handler has no such
-    module. It would die of a function that arrived by name, and a pool would start the next child,
-    for ever. multiprocessing also finds no `__file__`, so it does not run the script in its
-    children.
+    Pickle finds no attribute in this module, so it cannot name a function of it. A child that
+    multiprocessing starts in a handler has no such module. That child would die of a function that
+    arrived by name, and a pool would start the next child, for ever. multiprocessing also finds no
+    `__file__`, so it does not run the script in its children.
     """
 
     def __getattribute__(self, name: str) -> Any:
@@ -291,7 +291,7 @@ def imported(module: str) -> dict[str, Any]:
 
 
 def fill_globals(module: str, versions: Mapping[str, int], values: Mapping[str, Any]) -> None:
-    """Set variables that are missing or older; all others stay as the worker has them."""
+    """Set the variables that the worker lacks or has in an older version; leave the others."""
     variables, known = variables_of(module, {"__name__": module}), _known.setdefault(module, {})
     for name, value in values.items():
         version, had = versions[name], known.get(name)

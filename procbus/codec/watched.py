@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
 """The function that a worker runs for a cpu handler while `PROCBUS_DEBUG` is set.
 
-It compares the objects that the handler shares with your script as long as both are in one process:
-its global variables, and its event. In a worker process they are copies. A handler that changes one
-is most likely written for threads.
+The function compares the handler's global variables and its event before and after the call. In one
+process the handler shares these objects with your script. In a worker process they are copies. A
+handler that changes such a copy is most likely written for threads.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _UNSET = object()
 
 
 def watch(handler: Handler) -> Callable[..., Any]:
-    """Make the function that workers run for a handler; its own for the call of an executor."""
+    """Make the function that workers run for a handler; a call of an executor is not watched."""
     if getattr(handler.function, "__module__", "").startswith("procbus."):
         return handler.call
     return WatchedCall(handler.call, handler.name, f"{_TOKEN} {handler.number}")
@@ -45,12 +45,12 @@ _TOKEN = os.urandom(6).hex()
 
 
 class WatchedCall:
-    """Calls a cpu handler, and logs once what it changed that only its worker sees.
+    """Calls a cpu handler, and logs once which of its changes only its worker sees.
 
     Args:
         function: the function that a worker would run otherwise.
         name: name of the handler.
-        token: a string that is the handler's own, in all workers of its bus.
+        token: a string that only this handler has; the same in all workers of its bus.
     """
 
     def __init__(self, function: Callable[..., Any], name: str, token: str) -> None:
@@ -120,7 +120,7 @@ def _listed(found: Sequence[str]) -> str:
 class _Place(NamedTuple):
     """A variable."""
 
-    #: The dict, class or cell that has it; the object itself, if the name is "".
+    #: The dict, class or cell that has the variable; the object itself, if the name is "".
     owner: Any
     name: str
     label: str
@@ -147,7 +147,7 @@ def _innermost(function: Any) -> Any:
 
 
 def _variables_of(function: Any) -> list[_Place]:
-    """The variables that a handler refers to, itself or by functions of yours that it calls."""
+    """The variables that a handler refers to, directly or in functions of yours that it calls."""
     found: dict[tuple[int, str], _Place] = {}
     seen: set[int] = set()
     waiting = [function]
@@ -206,7 +206,7 @@ def _names_in(code: CodeType) -> Iterator[str]:
 
 
 def _is_code(value: Any) -> bool:
-    """Whether it is a function or class, of which the variables are looked at."""
+    """Whether a value is a function or class, whose variables are compared too."""
     if isinstance(value, FunctionType | type):
         return _is_yours(value)
     return isinstance(value, MethodType)

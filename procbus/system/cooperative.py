@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """Several tasks that mostly wait, run in turn by one thread.
 
-Each task is a generator that yields where it waits. So its code reads as if it were alone, and all
-tasks together take as long as the longest one, without a thread for each.
+Each task is a generator that yields where it waits. So the code of a task reads as if the task ran
+alone. All tasks together take as long as the longest one, and need only one thread.
 """
 
 from __future__ import annotations

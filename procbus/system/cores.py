@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: MIT
 """The number of cores that this process may use: the smallest of all its limits.
 
-These are the rules of loky, which takes long to import, and two more: the quota of a cgroup above
-the process's own, and `PYTHON_CPU_COUNT` before Python 3.13 too.
+The rules of loky are repeated here, because loky takes long to import. Two rules are added: the
+quota of a cgroup above the process's own counts, and `PYTHON_CPU_COUNT` counts before Python 3.13
+too.
 """
 
 from __future__ import annotations

@@ -7,10 +7,10 @@ import os
 
 
 def hold_standard_descriptors() -> None:
-    """Occupy descriptors 0, 1 and 2: a script may have been started with one of them closed.
+    """Open each of the descriptors 0, 1 and 2 that was closed when the script started.
 
-    Otherwise a pipe or a shared file of procbus would get that number, and a worker's prints would
-    go there.
+    Otherwise a pipe or a shared file of procbus would get the free number, and the prints of a
+    worker would go into that pipe or file.
     """
     for fd in range(3):
         try:

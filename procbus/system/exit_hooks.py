@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
 """Open buses at the end of the interpreter, and after a fork.
 
-A script need not close its bus: published events are still handled. The bus must do that before
-loky's own exit hook, which waits for loky's workers to end. `threading` runs those hooks before
-anything else that ends, the last one registered first. There is no public way to register one.
+A script need not close its bus: published events are still handled. The bus must handle them before
+loky's own exit hook, which waits for loky's workers to end. `threading` runs such hooks before
+anything else ends, the last registered one first. There is no public way to register a hook.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ _lock = Lock()
 _open: set[Watched] = set()
 #: Whether the script has ended. `threading` counts its main thread as alive while buses close.
 ending = False
-#: Whether all buses are closed after that. From then on no bus can start a thread.
+#: Whether all buses are closed after the script's end. From then on no bus can start a thread.
 over = False
-#: Called in this order once all buses are closed. Each of its operations is atomic.
+#: Hooks that are called in this order once all buses are closed. Each use of the dict is atomic.
 _afterwards: dict[Callable[[], object], None] = {}
 
 
@@ -59,7 +59,7 @@ def call_afterwards(hook: Callable[[], object]) -> None:
     """Have a hook called at the end of the script, once all buses are closed; not after Ctrl-C.
 
     Args:
-        hook: called once, however often it is given here.
+        hook: called once, even if you pass it several times.
     """
     _afterwards[hook] = None
     close_first()
@@ -80,7 +80,7 @@ def close_open() -> None:
     """Close all open buses, because the script has ended.
 
     Raises:
-        KeyboardInterrupt: it came meanwhile. The buses are closed all the same.
+        KeyboardInterrupt: you pressed Ctrl-C meanwhile. The buses are closed all the same.
     """
     global ending, over
     ending = True
@@ -118,7 +118,7 @@ def may_replace(version: tuple[int, ...] = sys.version_info[:2], *, ended: bool 
 
     Args:
         version: of Python.
-        ended: whether to answer for the time after the script's end, which may have come anyway.
+        ended: whether to answer for the time after the script's end, even if the script still runs.
     """
     return starts_threads_to_the_end(version) or not (ended or ending)
 

@@ -14,7 +14,7 @@ def check_ours(name: str, status: os.stat_result, error: type[ProcbusError]) -> 
 
     Args:
         name: name of the file.
-        status: status of the open file, so that the file cannot be exchanged in between.
+        status: status of the open file, not of the name: another file may get the name meanwhile.
         error: class of the error to raise.
     """
     if not stat.S_ISREG(status.st_mode):

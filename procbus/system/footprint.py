@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: MIT
 """The memory of a worker and of the processes that its handlers started, as `max_memory` counts it.
 
-Each process counts with its resident memory that it does not share. Libraries and the large events
-of the bus are shared, so they do not count. Pages that a forked child shares with its parent count
-once.
+Only resident memory that a process does not share counts. Libraries and the large events of the bus
+are shared, so they do not count. Pages that a forked child shares with its parent count once.
 """
 
 from __future__ import annotations
@@ -18,9 +17,9 @@ from procbus.core.validation import format_size
 if TYPE_CHECKING:
     from procbus.system.process import Probe
 
-#: Minimum and maximum interval between two measurements of a worker, in seconds; the nearer the
-#: worker is to its limit, the shorter. The rate is the fastest filling of memory, in bytes a
-#: second.
+#: Minimum and maximum interval between two measurements of a worker, in seconds; the interval is
+#: shorter the nearer the worker is to its limit. Then the fastest rate at which a handler fills
+#: memory, in bytes a second.
 LEAST_S, MOST_S = 0.05, 0.25
 _FILLED_S = 4 << 30
 #: Interval between two searches for processes that a handler started, in seconds.
@@ -98,7 +97,7 @@ class FootprintMeter:
         self._closer_at = -inf
 
     def due_at(self, limit: int) -> float:
-        """The time of the next measurement, in seconds of `time.monotonic()`.
+        """Return the time of the next measurement, in seconds of `time.monotonic()`.
 
         Args:
             limit: the limit in bytes.
@@ -111,8 +110,8 @@ class FootprintMeter:
 
         Args:
             probe: probe of the worker.
-            limit: the limit in bytes. An amount above it has been measured precisely; until that is
-                done, the answer is None.
+            limit: the limit in bytes. An amount above the limit is returned only once it has been
+                measured precisely; until then the answer is None.
         """
         now = self._measured_at = self._clock()
         own = probe.own_bytes()
@@ -146,7 +145,7 @@ class FootprintMeter:
     def _look_closely(
         self, pid: int, rough: Footprint, found: dict[int, int], now: float
     ) -> Footprint | None:
-        """Count shared pages of forked processes once: this takes some ms where they have GBs."""
+        """Count shared pages of forked processes once: this takes some ms if they have GBs."""
         if now < self._closer_at:
             return None
         own = self._fair_bytes(pid)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
 """Children that user code forks in a thread of procbus, and that return into procbus.
 
-Such a child is a copy of that one thread. It would go on with the thread's work, on queues and
-pipes that belong to its parent. So each thread of procbus that runs user code checks afterwards
-whether it is such a copy, and ends the child if so. A child that ends by itself never gets to the
+Such a child is a copy of the thread that forked. It would go on with that thread's work, on queues
+and pipes that belong to its parent. So each thread of procbus that runs user code checks afterwards
+whether it is such a copy. If so, it ends the child. A child that ends by itself never gets to the
 check.
 """
 
@@ -32,7 +32,8 @@ def watch(forked: Callable[[], None]) -> None:
     """Have a function called in each child that the present thread forks from now on.
 
     Args:
-        forked: notes that this is a child. It may take no lock, as no other thread exists there.
+        forked: notes that this is a child. The function must take no lock: in the child no other
+            thread exists that could release one.
     """
     _here.forked = forked
 

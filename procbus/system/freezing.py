@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: MIT
-"""Programs made from a script by PyInstaller and others, which start themselves as workers.
+"""Frozen programs: PyInstaller or a similar tool made them from a script.
 
-A worker process is normally `sys.executable`, whose command line names a module to run. In a frozen
-program `sys.executable` is the program itself, which ignores such a command line: it would run the
-script again, which starts workers, and so on without end. `freeze_support` reads the command line
-and runs the worker instead.
+A worker process normally runs `sys.executable`, with a command line that names a module to run. In
+a frozen program `sys.executable` is the program itself, which ignores such a command line. So each
+worker would run the script again, which starts workers, and so on without end. `freeze_support`
+reads the command line and runs the worker instead.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ _called = False
 
 
 def freeze_support() -> None:
-    """Let a program that PyInstaller or a similar tool made from a script start workers.
+    """Let a program that was made by PyInstaller or a similar tool start worker processes.
 
-    Call it first in the script, before anything that a worker need not do. In a worker process it
-    does not return. In an ordinary script it does nothing.
+    Call this function first in the script, before any work that a worker does not need. In a worker
+    process it runs the worker and does not return. In an ordinary script it does nothing.
 
     Example:
         ```python

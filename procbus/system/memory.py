@@ -2,8 +2,8 @@
 """The memory left for this process: on the machine, and within the limits of its cgroups.
 
 In a container the machine's figures mislead: the kernel kills at the container's limit. Any thread
-may call these functions. In each of them `root` replaces "/", and `machine` the reading of the
-machine's memory, for tests.
+may call these functions. For tests, `root` replaces "/" in each of them, and `machine` replaces the
+reading of the machine's memory.
 """
 
 from __future__ import annotations
@@ -73,14 +73,14 @@ _NO_LIMIT = 1 << 60
 def available_bytes(
     root: str | os.PathLike[str] = _ROOT, machine: Callable[[], Memory] = machine_memory
 ) -> int:
-    """Bytes that may be used before the machine swaps or the kernel kills."""
+    """Return how many more bytes may be used before the machine swaps or the kernel kills."""
     return int(min([machine().available, *(group.left() for group in _groups(os.fspath(root)))]))
 
 
 def total_bytes(
     root: str | os.PathLike[str] = _ROOT, machine: Callable[[], Memory] = machine_memory
 ) -> int:
-    """Maximum that this process and its neighbours in its cgroup may use, in bytes."""
+    """Return the maximum that this process and its neighbours in its cgroup may use, in bytes."""
     return int(min([machine().total, *(group.limit() for group in _groups(os.fspath(root)))]))
 
 
@@ -88,8 +88,8 @@ def oom_kills(root: str | os.PathLike[str] = _ROOT) -> int:
     """Count the processes that the kernel killed for lack of memory; only a rise has a meaning.
 
     The kernel counts a kill in the victim's own cgroup, whichever limit was reached. The cgroups
-    above are not read, since they count other programs too. Without cgroups it is the count of the
-    whole machine.
+    above it are not read, since they count other programs too. Without cgroups the result is the
+    count of the whole machine.
     """
     groups = [group for group in _groups(os.fspath(root)) if group.own]
     counts = [_field(group.events, "oom_kill") for group in groups]
@@ -98,7 +98,7 @@ def oom_kills(root: str | os.PathLike[str] = _ROOT) -> int:
 
 
 class MemoryWatch:
-    """Whether memory is short. Once it is, it stays so until clearly enough is free. Thread-safe.
+    """Tells whether memory is short. Once short, it stays so until enough is free. Thread-safe.
 
     Two threads that ask at the same moment may get different answers, as if one had asked later.
 
@@ -119,8 +119,8 @@ class MemoryWatch:
             total = total_bytes(root)
         self._available = partial(available_bytes, root) if available is None else available
         #: Threshold of free memory below which memory is short, in bytes: 5 %, and at least 128
-        #: MiB, because one more worker with a large library needs that. At most 10 %, because
-        #: memory would always be short in a small container.
+        #: MiB, because one more worker with a large library needs that. The threshold is at most
+        #: 10 %, because otherwise memory would always be short in a small container.
         self.short_below = max(total // 20, min(128 * _MIB, total // 10))
         #: Threshold of free memory above which memory is no longer short, in bytes.
         self.enough_above = self.short_below * 3 // 2
@@ -143,7 +143,7 @@ class MemoryWatch:
 
 @cache
 def _groups(root: str) -> tuple[_Group, ...]:
-    """The memory cgroups of this process. Looked up once: processes are rarely moved."""
+    """The memory cgroups of this process, looked up only once: processes are rarely moved."""
     return tuple(_find_groups(root))
 
 
@@ -176,8 +176,8 @@ class OomWatch:
     """Compares the kernel's counter of out-of-memory kills with an earlier reading. Thread-safe.
 
     The supervisor notes the counter now and then. The reading before the last one is kept: a rise
-    since then happened within the last second. Several workers may be killed at once, and each of
-    them is compared with the same reading.
+    since that reading happened within the last second. Several workers may be killed at once, and
+    each of them is compared with the same reading.
 
     Args:
         count: returns the counter.

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
 """Work in threads of the bus that no fork may cut in half, such as an import.
 
-A child of `os.fork` is a copy of one thread. If another thread was in the middle of an import, that
-module is half imported in the child, and locked for ever: the child hangs when it imports it. So a
-thread of the bus imports under the lock `no_fork`, and a fork waits for that lock.
+A child of `os.fork` is a copy of one thread. If another thread was in the middle of an import, the
+module is half imported in the child, and locked for ever: the child hangs when it imports that
+module. So a thread of the bus imports under the lock `no_fork`, and a fork waits for that lock.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ import threading
 #: forking thread itself is importing.
 MOST_S = 5.0
 
-#: Held by a thread of the bus during such work, and over each fork.
+#: Held by a thread of the bus during such work, and by the forking thread during each fork.
 no_fork = threading.RLock()
 
 
 def _after_fork() -> None:
-    with contextlib.suppress(RuntimeError):  # the fork did not get it in time
+    with contextlib.suppress(RuntimeError):  # the fork did not get the lock in time
         no_fork.release()
 
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """Readings of other processes, and signals to them: the only module that imports psutil.
 
-A process may end at any moment, even between two lines here. A function asked about a process that
-is gone therefore returns no answer, and never raises. Any thread may call these functions.
+A process may end at any moment, even between two lines of this module. So for a process that is
+gone, a function returns an empty answer, and never raises. Any thread may call these functions.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Sample(NamedTuple):
 
 
 class Details(NamedTuple):
-    """The readings that take longer."""
+    """The readings of a process that take longer."""
 
     #: The status by psutil's names, such as `STOPPED`.
     status: str
@@ -80,9 +80,9 @@ class Memory(NamedTuple):
 class Probe:
     """Reads one worker process, and sends it signals. Thread-safe.
 
-    Signals and `alive` never reach another process that got the same pid. The readings do not check
-    that, because the check would double their cost. A worker's pid is used again only after the
-    worker was reaped, and soon after that its probe is dropped.
+    Signals never reach another process that got the same pid, and `alive` never tells of one. The
+    other readings do not check the pid, because the check would double their cost. The system uses
+    a worker's pid again only after the worker was reaped, and its probe is dropped soon after that.
 
     Args:
         pid: process id of the worker. If there is no such process, it counts as gone.
@@ -119,7 +119,8 @@ class Probe:
     def own_bytes(self) -> int | None:
         """Resident memory that it does not share; None when the process is gone or a zombie.
 
-        Shared memory is libraries and the large events of the bus. Only Linux tells it apart.
+        Libraries and the large events of the bus are shared memory. Only Linux tells shared memory
+        apart.
         """
         return None if self._process is None else own_bytes(self.pid)
 
@@ -152,10 +153,10 @@ class Probe:
         return self._ask(lambda process: process.status(), None)
 
     def details(self, *, brief: bool = False) -> Details | None:
-        """Take the slow readings: some 0.1 ms, more with GBs of memory. None when it is dead.
+        """Take the slow readings, in some 0.1 ms, or more with GBs of memory. None if it is dead.
 
         Args:
-            brief: leave out the memory that it does not share, its children and open files.
+            brief: leave out the unshared memory, the children and the open files.
         """
         sample = self.sample()
         status = self._status()
@@ -188,16 +189,16 @@ class Probe:
         return [child.pid for child in found]
 
     def family(self) -> list[Probe]:
-        """Its descendants, except ones with a session of their own, which are meant to live on."""
+        """Its descendants, except those with their own session, which are meant to live on."""
         own = _session(self.pid)
         return [Probe(pid) for pid in self.children() if _session(pid) == own]
 
     def tree_cpu_s(self) -> float:
-        """CPU seconds of it, its descendants, and the ended ones it waited for; 0 when it is gone.
+        """CPU seconds of it, its descendants, and ended children it waited for; 0 when it is gone.
 
         With this figure the supervisor tells a handler that waits for a busy subprocess from a
-        stalled one. The sum only grows, except when a descendant's parent ends before it: the
-        descendant then drops out.
+        stalled one. The sum only grows, with one exception: a descendant whose parent has ended no
+        longer counts.
         """
         return sum(_family_cpu_s(pid) for pid in (self.pid, *self.children()))
 
@@ -209,7 +210,7 @@ class Probe:
         """Halt it, and wait until its main thread, which runs the handlers, is halted.
 
         The wait is bounded by `SIGSTOP_S`: the kernel may be busy for the process, or have no core
-        for it. When it has a core again, the signal arrives before the process runs any code.
+        for it. When the process has a core again, the signal arrives before any of its code runs.
 
         Returns:
             False when it is gone. After True it runs nothing until `resume`.
@@ -237,9 +238,9 @@ class Probe:
         deadline = time.monotonic() + SIGSTOP_S
         rounds = 0
         while rounds < _ROUNDS:
-            # Checked before the search. A signal takes a moment, in which a process may be just
-            # starting a child; and the kernel's list may miss a child if another ends at that
-            # moment. Halted processes neither start children nor end.
+            # Checked before the search, because halted processes neither start children nor end. A
+            # signal takes a moment to arrive, and in that moment a process may start a child. The
+            # kernel's list may also miss a child if another child ends at that moment.
             halted = all(map(_is_halted, (self.pid, *family)))
             more = [pid for pid in self.children() if pid not in family]
             if not more and (halted or time.monotonic() >= deadline):
@@ -290,11 +291,11 @@ def own_bytes(pid: int) -> int | None:
 
 
 def fair_bytes(pid: int) -> int | None:
-    """Like `own_bytes`, but each process counts only its share of a page that several have.
+    """Like `own_bytes`, but of a page that several processes have, each counts only its share.
 
-    Pages that a forked process and its parent have in common are such pages, until one of them
-    writes to them. The kernel looks at every page for this figure: some ms for each GB. None if the
-    kernel does not offer it.
+    A forked process and its parent have their pages in common, until one of the two writes to a
+    page. The kernel looks at every page for this figure, which takes some ms for each GB. None if
+    the kernel does not offer the figure.
     """
     own = own_bytes(pid)
     if own is None:
@@ -335,7 +336,7 @@ def _is_alive(process: psutil.Process) -> bool:
 
 
 def _is_halted(pid: int) -> bool:
-    """Whether its main thread runs no code: because a signal halted it, or because it is dead."""
+    """Whether a process's main thread runs no code, because it is halted by a signal, or dead."""
     if procfs.READABLE:
         stat = procfs.read_stat(pid)
         return stat is None or stat.state in "TtZX"
@@ -370,7 +371,7 @@ def _no_file_left(error: BaseException) -> bool:
 
 
 def _is_living_child(pid: int) -> bool:
-    """Whether this is a living child of ours. Needs no file, and never means another's pid."""
+    """Whether this is a living child of ours. Needs no file; never answers for another's pid."""
     try:
         return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
     except (OSError, AttributeError):  # not a child, or reaped; Windows has no such call

@@ -78,7 +78,7 @@ def read_own_bytes(pid: int) -> int | None:
 
 
 def own_bytes_in(statm: bytes) -> int:
-    """The same of the text of a file `statm`, for who keeps that file open."""
+    """Get the result of `read_own_bytes` from the text of an open file `statm`."""
     _, resident, shared, *_ = statm.split()
     return (int(resident) - int(shared)) * _PAGE_BYTES
 

@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: MIT
 """SIGTERM: before a script ends, it finishes, or puts away, the work of its buses.
 
-The signal handler runs in the main thread, between any two of its steps, with any lock held. So it
-only notes the time, starts a thread for the rest, and raises SystemExit(143). The script unwinds as
-at Ctrl-C, and its buses close on the way. A bus asks here how long that may take.
+The signal handler runs in the main thread, between any two steps of that thread, which may hold any
+lock. So the handler only notes the time, starts a thread for the rest, and raises SystemExit(143).
+The script unwinds as at Ctrl-C, and its buses close on the way. A bus asks this module how long
+closing may take.
 
-Once the interpreter is ending, the handler raises nothing. An exception would only end the exit
-hook that it hits, and the hooks after that one would not run, such as the hook that closes the
-buses. Instead the thread closes the buses, whatever exit hook the main thread is in.
+Once the interpreter is ending, the signal handler raises nothing. An exception would only end the
+exit hook that it hits, and later exit hooks would not run, such as the hook that closes the buses.
+Instead the thread closes the buses, whatever exit hook the main thread is in.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ OnSigterm = Literal["finish", "put_away"] | None
 
 #: Exit status as in shells for a program that a signal ended: 128 + the signal's number.
 STATUS = 143
-#: Maximum time for running handlers with "put_away", in seconds, as at Ctrl-C.
+#: Maximum time that running handlers get with on_sigterm="put_away", in seconds, as at Ctrl-C.
 PUT_AWAY_S = 1.0
 #: Minimum time for the rest of the script once all buses are closed, in seconds.
 LAST_S = 1.0
@@ -53,7 +54,7 @@ class Told(Protocol):
         """Refuse further events. From any thread."""
 
 
-#: The open buses that SIGTERM ends in order. Each of its operations is atomic.
+#: The open buses that SIGTERM ends in order. Each operation on the dict is atomic.
 _buses: dict[Told, None] = {}
 #: Times of the signals so far.
 _came_at: list[float] = []
@@ -142,7 +143,7 @@ def finish_by(bus: Told) -> float:
 
 
 def stop_by(bus: Told) -> float:
-    """Time at which the bus stops running handlers, likewise."""
+    """Time at which the bus stops running handlers (`monotonic()`); infinite without SIGTERM."""
     by = finish_by(bus)
     return by + PUT_AWAY_S if bus.on_sigterm == "put_away" and len(_came_at) == 1 else by
 
@@ -200,7 +201,7 @@ def _give_status() -> None:
     if _status_lost:
         if not exit_hooks.over:  # a failed exit hook of another library has ended all of them
             _close_buses()
-        logging.shutdown()  # its own hook comes after this one, and would not run
+        logging.shutdown()  # the exit hook of logging comes after this one, and would not run
         _exit()
     if signal.getsignal(signal.SIGTERM) is _on_sigterm:
         signal.signal(
@@ -220,7 +221,8 @@ def _exit() -> None:
 def _on_sigterm(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - see `signal`
     buses = list(_buses)
     if not buses and not _came_at:
-        # In a forked child; or no bus is open, but only the main thread could restore the default.
+        # This is a forked child; or no bus is open, but `restore` ran in another thread, where it
+        # could not restore the default.
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         os.kill(os.getpid(), signal.SIGTERM)
         return
@@ -275,7 +277,7 @@ def _tell(buses: Sequence[Told]) -> None:
 
 
 def _tell_systemd() -> None:
-    """Tell a service manager that asks for it that this is an orderly end."""
+    """Tell the service manager that this is an orderly end, if the manager asks to be told."""
     address = os.environ.get("NOTIFY_SOCKET", "")
     if address[:1] not in ("/", "@"):
         return

@@ -13,8 +13,8 @@ _INHERITED = (b"Umask:", b"Uid:", b"Gid:", b"Groups:", b"SigIgn:", b"Cpus_allowe
 def inherited() -> tuple[object, ...]:
     """The settings that a process would inherit if this thread started it now; for comparison.
 
-    They are environment, working directory, niceness and standard streams, and on Linux also
-    limits, cores, user, groups, umask and ignored signals. It takes 0.1 ms.
+    The settings are environment, working directory, niceness and standard streams, and on Linux
+    also limits, cores, user, groups, umask and ignored signals. Reading them takes 0.1 ms.
     """
     return tuple(_settings())
 

@@ -12,11 +12,11 @@ _STAYS = ("", "dumb", "unknown")
 def moves_cursor(stream: Any) -> bool:
     """Whether a stream is a terminal on which lines can be drawn anew.
 
-    Such a terminal has a name in ``TERM``, as curses and most libraries demand; on Windows it has
-    none.
+    Such a terminal has a name in ``TERM``, as curses and most libraries demand. On Windows
+    ``TERM`` may be missing.
 
     Args:
-        stream: the stream; None, closed ones and ones without `isatty` are no terminal.
+        stream: the stream. None, a closed stream or one without `isatty` counts as no terminal.
     """
     name = os.environ.get("TERM", "windows" if os.name == "nt" else "")
     if name in _STAYS:

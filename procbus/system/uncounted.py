@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: MIT
 """Objects that all threads use for each event, and whose uses Python need not count.
 
-On a free-threaded build each use of an object by a thread that did not make it changes the object's
+On a free-threaded build, a thread that uses an object made by another thread changes the object's
 reference count. Two cores then wait for the same piece of memory, 0.2 us for each such object. From
-3.14 on Python can leave these uses uncounted (deferred reference counting). It then frees the
-object in its next search for garbage, no sooner. The parts of a bus are freed in such a search
-anyway, since they refer to each other.
+3.14 on Python can leave these uses uncounted (deferred reference counting). Such an object is freed
+only in Python's next search for garbage. The parts of a bus are freed in such a search anyway,
+since they refer to each other.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _MODULE = vars(type)["__module__"]
 def leave_uncounted(*objects: object) -> None:
     """Have Python not count the uses of these objects, and of our objects that they refer to.
 
-    It does nothing where the GIL is on, or before Python 3.14.
+    This function does nothing if the GIL is on, or before Python 3.14.
 
     Args:
         objects: long-lived objects of procbus, or their methods.
@@ -44,7 +44,7 @@ def leave_uncounted(*objects: object) -> None:
 
 
 def _is_ours(kept: object) -> bool:
-    """Whether procbus made an object, and it is none that your code may want to be freed."""
+    """Whether procbus made an object, and your code does not need it to be freed at once."""
     if isinstance(kept, _METHODS):
         kept = kept.__self__
     kind = type(kept)
