@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """The first moments of a worker process: it imports its modules, and waits for its orders.
 
-Meanwhile the script does its own imports: see `procbus/pool/birth.py`.
+Meanwhile the script imports modules of its own: see `procbus/pool/birth.py`.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ from typing import Any, NoReturn
 
 #: Descriptors that the script passed on, in its order.
 _received: list[int] = []
-#: The process says so once it has its modules.
+#: The message of a process that has imported its modules.
 READY = b"."
-#: The script says that orders follow, or that it needs another process like this one.
+#: The messages of the script: orders follow; or it needs another process like this one.
 ORDERS, FORK = b".", b"f"
 #: Maximum of descriptors that the system sends in one message.
 _MOST_DESCRIPTORS = 253
 
 
 def await_orders(channel: int, parent: int, end: int) -> None:
-    """Get ready, say so, and receive the descriptors that come ahead of the orders.
+    """Import the modules, tell the script, and receive the descriptors that precede the orders.
 
-    Until then the script may ask for other processes like this one: it forks them.
+    Until the orders come, the script may ask for more processes like this one, which forks them.
 
     Args:
-        channel: descriptor of a socket; the orders are read from it after this.
+        channel: descriptor of a socket, from which `follow_orders` reads the orders.
         parent: pid of the script.
         end: descriptor of a pipe that this process holds open until it ends.
     """
@@ -57,10 +57,11 @@ def await_orders(channel: int, parent: int, end: int) -> None:
 
 
 def _next_fds(line: socket.socket, said: bytes) -> list[int] | None:
-    """Say something, and wait for the script; return the descriptors of the next process.
+    """Send a message to the script, and wait for its answer.
 
     Returns:
-        Channel and pipe of a process that the script asks for; None if orders follow.
+        The descriptors (channel and pipe) of the next process that the script asks for; None if
+        orders follow.
     """
     flags = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
     try:
@@ -77,9 +78,9 @@ def _next_fds(line: socket.socket, said: bytes) -> list[int] | None:
 
 
 def _fork(channel: int, _: int) -> int:
-    """Fork this process, and tell the script of it; return the pid of the copy, 0 in the copy.
+    """Fork this process, and tell the script the pid; return the pid of the copy, 0 in the copy.
 
-    If it cannot be forked, the script finds the channel closed.
+    If the fork fails, the script finds the channel closed.
     """
     from procbus.pool.child.sibling import fork_sibling
 
@@ -127,7 +128,7 @@ class Passed:
 
 
 class Number:
-    """Travels to a worker as the number that a descriptor has there.
+    """Travels to a worker as the number that a descriptor has in the worker.
 
     Args:
         index: index of the descriptor.

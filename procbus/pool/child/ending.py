@@ -2,8 +2,8 @@
 """The end of a worker that has to stop: in order, and within a time limit.
 
 The interpreter waits for threads that a handler left behind, and `multiprocessing` for processes.
-That may last for ever, for example when an executor was never shut down. So they are asked to end
-and given some time; after that the exit hooks run without them.
+That wait may last for ever, for example if an executor was never shut down. So these threads and
+processes are asked to end, and get some time. After that time the exit hooks run all the same.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _LEFT_S = 3.5
 _HOOKS_S = 1.0
 #: Part of that time for the interpreter to reach them itself once those processes have ended.
 _REACH_S = 0.5
-#: Number of threads that are not a handler's: the main thread and two of this module.
+#: Number of threads that no handler started: the main thread, and two threads of this module.
 _OURS = 3
 
 #: Set once a thread runs the exit hooks.
@@ -48,7 +48,7 @@ def flush_at_exit() -> None:
     """Have files flushed that handlers left open, after all exit hooks of handlers.
 
     Without a GIL the interpreter frees the globals of a handler in an order in which their files
-    lose their output. Call it before any handler can register a hook.
+    lose their output. Call this function before any handler can register a hook.
     """
     atexit.register(_flush_files)
 
@@ -77,8 +77,8 @@ def _end_in_time() -> None:
         return
     # There is no public way to run the hooks. `multiprocessing` does the same in forked processes.
     _quietly(atexit._run_exitfuncs)  # noqa: SLF001 - see above
-    # They are forgotten now. If the main thread came here, the interpreter would end while this
-    # thread writes to a file, and be unable to flush it.
+    # The hooks that ran are no longer registered. If the main thread reached its exit hooks now,
+    # the interpreter would end while this thread writes to a file, and could not flush that file.
     atexit.register(_let_one_run_the_hooks)
     _flush_and_exit()
 

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""The orders of a worker process, as the script names them.
+"""The functions of a worker process that the script names in its orders.
 
-The script need not import all that the worker runs: its first worker starts sooner for that.
+The script imports this small module in place of the code that the worker runs. So its first worker
+starts sooner.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""In a worker: its log records, warnings and prints get out, and never hold it up for long.
+"""Log records, warnings and prints on their way out of a worker. They never hold it up for long.
 
 Records and warnings go to the parent, at a limited rate. Prints go straight to the stdout and
 stderr that the worker shares with the script.
@@ -34,8 +34,8 @@ def forward_logging(outlet: Outlet, levels: dict[str, int]) -> Forward:
 
     Args:
         outlet: the sending end of the worker.
-        levels: the levels of the parent's loggers, so that records which the parent would drop are
-            not made here. The root logger's name is "".
+        levels: the levels of the parent's loggers, so that the worker makes no records which the
+            parent would drop. The root logger's name is "".
     """
     for name, level in levels.items():
         logging.getLogger(name).setLevel(level)
@@ -48,9 +48,8 @@ def forward_logging(outlet: Outlet, levels: dict[str, int]) -> Forward:
 def print_by_line() -> None:
     """Have each printed line written at once, and in one piece.
 
-    So a line is visible whatever happens to the worker next, and lines of other processes do not
-    tear it. (In a pipe this holds for lines of up to 4 KB, the most that the system writes in one
-    piece.)
+    So a line is visible even if the worker dies next, and lines of other processes do not tear it.
+    (In a pipe this holds for lines of up to 4 KB, the most that the system writes in one piece.)
     """
     sys.stdout = _by_line(sys.stdout)
     sys.stderr = _by_line(sys.stderr)
@@ -69,8 +68,8 @@ def _by_line(stream: Any) -> Any:
 class _Output(io.FileIO):
     """The stdout or stderr of a worker. After a failed write, output is dropped, with one warning.
 
-    Lines are written at once, so a failed write would raise in the handler, where a script without
-    workers goes on: as with `job.py | head`, or on a full disk.
+    Lines are written at once, so a failed write would raise in the handler. A script without
+    workers would go on in such a case, such as `job.py | head` or a full disk.
     """
 
     def __init__(self, fd: int, name: str) -> None:
@@ -123,7 +122,7 @@ class Forward(logging.Handler):
             warnings.showwarning = self._show_as_before
 
     def handle(self, record: logging.LogRecord) -> bool:
-        """Handle a record without the lock, so that a waiting thread holds up no other."""
+        """Handle a record without the lock, so that a thread which waits holds up no other."""
         wanted: bool | logging.LogRecord = self.filter(record)
         if wanted:
             self.emit(wanted if isinstance(wanted, logging.LogRecord) else record)
@@ -153,7 +152,7 @@ class Forward(logging.Handler):
         )
 
     def report(self, *parts: bytes | memoryview) -> None:
-        """Send a report of the worker, after the number of records left out, if that is due."""
+        """Send a report of the worker; ahead of it the number of records left out, if it is due."""
         if self._flood.left_out:
             self._tell_left_out(monotonic())
         self._outlet.send(*parts)

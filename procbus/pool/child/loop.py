@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""The loop of a worker: take a batch, run it, send the results, next.
+"""The loop of a worker: take a batch, run it, send the results, take the next.
 
-Its start-up time is the time to the first result: it imports only the codec and a few nouns.
+The first result waits for the imports of this module. So it imports only the codec and a few nouns.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ from procbus.system import forked_children
 class Ends:
     """Lays out ends of deliveries, with their times. It belongs to the worker's main thread.
 
-    Small results that cannot fail to be encoded are laid out by the worker itself, without a call.
+    `Worker` itself lays out small results whose encoding cannot fail, without a call of this class.
 
     Args:
         encoder: the encoder of the worker, for results.
@@ -129,7 +129,7 @@ class Ends:
             ending: the step that failed.
             error: the error.
             started_at: start of the delivery, in seconds of `time.monotonic()`.
-            dropped: number of published events, which are dropped.
+            dropped: number of events that the handler published, which are dropped.
             path: place of the object that cannot travel, if known.
         """
         ended_at = monotonic()
@@ -140,7 +140,7 @@ class Ends:
             travelling = self._travelling(error)
             if travelling is None:
                 kinds = tuple(map(full_name, bases_of(type(error))))
-        else:  # the parent tells it by the summary
+        else:  # the parent describes the error by the summary
             cause = useful_cause(error)
             text = "" if cause is None else text_of(cause, traceback_of(cause))
         value = (travelling, summary, text, path, missing if type(missing) is str else None, kinds)
@@ -149,10 +149,10 @@ class Ends:
         return made + pack_end(started_at, ended_at, frame), ended_at
 
     def _travelling(self, error: BaseException) -> bytes | None:
-        """Return a handler's exception pickled; None if it would not arrive.
+        """Return a handler's exception pickled; None if it does not pickle or does not unpickle.
 
-        Many exceptions pickle but do not unpickle. The attempt to unpickle is made here, where it
-        harms no other delivery.
+        Many exceptions pickle but do not unpickle. The worker tries to unpickle, because a failure
+        in the worker harms no other delivery.
         """
         for reduced_to_what_travels in (False, True):
             with contextlib.suppress(BaseException):  # pickling runs the user's code
@@ -172,13 +172,13 @@ LEFT_BYTES = 8 << 10
 #: the interval between two checks, in seconds.
 LOOKS, LOOK_AGAIN_S = 200, 100e-6
 
-#: Maximum time for loading a handler before its first run, in seconds. It covers the imports of its
-#: module, and does not count as the handler's own time; because a handler with a short timeout
-#: would never run otherwise: each worker would be killed while it imports.
+#: Maximum time for loading a handler before its first run, in seconds. This time covers the imports
+#: of the handler's module, and does not count as the handler's own time. Otherwise a handler with a
+#: short timeout would never run, because each worker would be killed while it imports.
 LOAD_S = 60.0
 
-#: Maximum share of a handler's `max_memory` that a worker may have when the handler begins; above
-#: it the delivery is left to a new worker.
+#: Maximum share of a handler's `max_memory` that a worker may use when the handler begins; a worker
+#: that uses more leaves the delivery to a new worker.
 GROWN = 0.9
 
 #: Minimum interval between two readings of the memory for such handlers, in seconds.
@@ -207,7 +207,7 @@ class Worker:
         number: number of the worker, unique in the parent.
         run: the run of the bus, for `current()`.
         flush_s: maximum wait of finished results for others, in seconds.
-        worker: its number in the lane, and its resources.
+        worker: the worker's number in the lane, and its resources.
         looks: maximum of checks whether the parent has read results.
         ran_s: returns the time that the present handler has been running, in seconds; None for the
             time that really passes.
@@ -248,7 +248,7 @@ class Worker:
         #: one.
         self._used = False
         self._tally = Tally()
-        #: Not empty in a child that the user's code forked here, which is no worker.
+        #: Not empty in a child that the user's code forked in this worker: the child is no worker.
         self._forked: list[bool] = []
         self._strays_logged = 0
         #: The context that each handler begins with, with the variables that the set-up has left,
@@ -259,9 +259,9 @@ class Worker:
         self._clean = _CLEAN
 
     def set_up(self, init: bytes) -> bool:
-        """Run the user's set-up; if it fails, tell the parent, and return False.
+        """Run the user's set-up, then open the eager resources.
 
-        Then open the eager resources; if one fails, that is logged.
+        If the set-up fails, tell the parent, and return False. If a resource fails, log that.
         """
         try:
             if init:
@@ -347,8 +347,8 @@ class Worker:
                 # Memory that other handlers left behind would count for a handler with a limit.
                 limit = careful.get(head.kinds[which][0], inf)
                 if resident > GROWN * limit and (done or self._used):
-                    # It takes the tokens of the deliveries it leaves, which the next batch must not
-                    # use.
+                    # The worker takes the tokens of the deliveries it leaves. The next batch must
+                    # not use those tokens.
                     for _ in head.ids[done:]:
                         claim(False)
                     break
@@ -383,7 +383,7 @@ class Worker:
             if watched:
                 result = self._memory.note_end(large) + result
             if not logbook.finish(done, result):
-                # Too much to keep, before the next delivery begins.
+                # The logbook has no room for this result. Results go out before the next delivery.
                 self._make_room(head.number, done, result)
                 sent_at = ended_at
             elif ended_at - sent_at > flush_s and done < count:
@@ -438,7 +438,7 @@ class Worker:
     def _place(self) -> tuple[int, int] | None:
         """Place of the results in the logbook; None if the parent is behind in reading.
 
-        Then they are sent through the pipe, which waits for the parent.
+        In that case the results are sent through the pipe, which waits for the parent.
         """
         for _ in range(self._looks):
             if (place := self._logbook.place()) is not None:
@@ -448,7 +448,7 @@ class Worker:
 
     def _make_room(self, batch: int, done: int, result: bytes) -> None:
         """Make room in the logbook for the result of the last finished delivery."""
-        if len(result) <= CAPACITY:  # earlier results take the room
+        if len(result) <= CAPACITY:  # only the earlier results take up the room
             self._flush(batch, done - 1, complete=False)
             self._logbook.finish(done, result)
             return
@@ -471,7 +471,7 @@ class Worker:
         Args:
             kind: the properties that it shares with others.
             event_id: id of its event.
-            load: makes its event of the encoded one; None for a number or string.
+            load: makes the event from its encoded form; None for a number or string.
             event: the encoded event.
             started_at: its start, in seconds of `time.monotonic()`.
             index: its place in the batch.
@@ -480,7 +480,7 @@ class Worker:
         published: list[tuple[str | None, Any]] = []
         known = self._loaded(handler)
         if known is None:
-            # In the future, because a time limit counts from there.
+            # A start in the future, because the handler's time limit counts from this start.
             self._logbook.begin(index, started_at + LOAD_S)
         try:
             function = known or self._code.load(handler)
@@ -550,7 +550,7 @@ class Worker:
         return end
 
     def _open_ahead(self, function: Callable[..., Any], kind: CommonHead, event_id: int) -> None:
-        """Open the resources of a handler that arrived, if it needs any, before its first run."""
+        """Open the resources that a newly arrived handler needs, before its first run."""
         from procbus.core.supplied import supplied_in  # loaded with it
 
         found = supplied_in(function)

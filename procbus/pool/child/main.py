@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """A worker process from its start to its end: it is set up, works, and stops in time.
 
-A pool runs `prepare` and `serve` in it, one after the other.
+A pool has the process run `prepare` and then `serve`.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def prepare(
     global _worker, _receive, _forward
     flush_at_exit()
     if settings.script is not None:  # see `pool/birth.py`
-        gc.freeze()  # modules live for ever: no collection need visit them
+        gc.freeze()  # modules live for ever, so the collector need not visit them
         gc.enable()
     # Ctrl-C reaches the whole process group, but the parent alone decides what to do. Not SIG_IGN:
     # programs that a handler starts would inherit it, and be left behind.

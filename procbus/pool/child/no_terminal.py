@@ -14,12 +14,12 @@ _RUN = "a worker process has no terminal; run the script with PROCBUS_INLINE=1"
 
 
 class NoTerminal(io.TextIOBase):
-    """Standard input that raises when it is read, so that a debugger or `input()` ends there."""
+    """Standard input that raises when it is read, so that `input()` or a debugger cannot hang."""
 
     name, encoding, errors = "<stdin>", "utf-8", "strict"
 
     def readable(self) -> bool:
-        """Return True, so that it is asked."""
+        """Return True, so that readers go on to `read`, which raises."""
         return True
 
     def read(self, size: int | None = -1, /) -> Never:  # noqa: ARG002 - as of every file
@@ -34,9 +34,9 @@ class NoTerminal(io.TextIOBase):
 
 
 def refuse_terminal() -> None:
-    """Have `breakpoint()`, debuggers and `input()` in this process raise an error that says so.
+    """Have `breakpoint()`, debuggers and `input()` in this process raise an error with a remedy.
 
-    A debugger that `PYTHONBREAKPOINT` names is left alone: it may speak over a socket.
+    A debugger that `PYTHONBREAKPOINT` names is left alone: that debugger may use a socket.
     """
     sys.stdin = NoTerminal()
     named = os.environ.get("PYTHONBREAKPOINT", "")

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
 """The sending end of a worker: its reports and log records, on one pipe.
 
-Reports wait for the parent as long as it takes: the parent reads whenever it waits for a report.
-Log records do not wait. Between two batches the parent does not read, and threads that a handler
-left behind may log for ever.
+Reports wait until the parent reads, which it does whenever it waits for a report. Log records wait
+only for a short time. Between two batches the parent does not read, and threads that a handler left
+behind may log for ever.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collections.abc import Callable
 MessageParts = tuple[bytes | memoryview, ...]
 
 #: Maximum wait of a log record for room in the pipe, in seconds. After a wait in vain, the next
-#: records do not wait until there is room again.
+#: records do not wait at all, until the pipe has room again.
 RECORD_ROOM_S = 1.0
 
 
@@ -36,7 +36,7 @@ class Outlet:
         self._write = write
         self._fd = fd
         #: Guards `_write` and all fields below. Reentrant: a finalizer or a signal handler may log
-        #: in the thread that holds it, in the middle of a message.
+        #: in the thread that holds the lock, in the middle of a message.
         self._lock = threading.RLock()
         self._writing = False
         #: Records from the thread that was writing, in the middle of its message.
@@ -83,8 +83,8 @@ class Outlet:
     def _has_room(self, patience_s: float) -> bool:
         """Wait until the pipe has room for a record of the usual size, or is broken.
 
-        Another thread may take the room. Then the write waits until the parent reads, as a report's
-        does.
+        Another thread may take the room. In that case the write waits until the parent reads, like
+        the write of a report.
         """
         room = select.poll()  # a new one: two threads may not wait on one such object
         room.register(self._fd, select.POLLOUT)

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""Locks for loky's executors of which script and worker each have their own.
+"""Locks for loky's executors that the script and the worker do not share.
 
-loky's locks keep the workers of one executor apart. An executor of procbus has a single worker.
+loky's locks keep the workers of one executor apart. An executor of procbus has a single worker, so
+the script and the worker each use a lock of their own.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Any
 
 
 class OwnLock(Lock):
-    """A lock that travels to a worker as another, free one. It has no name to be removed."""
+    """A lock that arrives in a worker as a new, free lock. It has no name to be removed."""
 
     def __init__(self) -> None:
         super().__init__(ctx=multiprocessing.get_context("fork"))
@@ -23,7 +24,7 @@ class OwnLock(Lock):
 
 
 class OwnSemaphore(Semaphore):
-    """A semaphore that travels to a worker as another, untouched one. See `OwnLock`.
+    """A semaphore that arrives in a worker as a new semaphore. See `OwnLock`.
 
     Args:
         value: number of times that it can be acquired.

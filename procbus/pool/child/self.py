@@ -33,8 +33,8 @@ def described(error: BaseException) -> tuple[object, str, str]:
 def resident_bytes() -> int:
     """Unshared memory of this process and its children, in bytes; 0 if not had quickly.
 
-    It takes 4 us, and 10 for each child, of which those count that the calling thread has started.
-    Shared memory is libraries, and the large events of the bus.
+    The reading takes 4 us, and 10 us more for each child. Only children that the calling thread has
+    started count. Libraries and the large events of the bus are shared memory.
     """
     global _statm, _children  # kept open, because they are read often
     if _statm is None or _children is None:
@@ -59,20 +59,21 @@ def end_with_parent(parent_pid: int) -> None:
     if sys.platform == "linux":
         import ctypes
 
-        # The kernel does it, so that it works while C code holds the GIL. "Parent" is the thread
-        # that spawned this process: the companion, which lives as long as its worker.
+        # The kernel kills, so that this works while C code holds the GIL. To the kernel, the parent
+        # is the thread that spawned this process: the companion, which lives as long as its worker.
         ctypes.CDLL(None).prctl(_LINUX_PR_SET_PDEATHSIG, signal.SIGKILL)
     else:  # untested
         threading.Thread(target=_watch_parent, args=(parent_pid,), daemon=True).start()
-    if os.getppid() != parent_pid:  # it died before the call above
+    if os.getppid() != parent_pid:  # the parent died before the call above
         os._exit(1)
 
 
 def take_long_turns() -> None:
-    """Ask for long turns on a core, so that a thread with shorter turns gets it when it wakes.
+    """Ask for long turns on a core, so that a thread with shorter turns gets the core on waking.
 
-    The script feeds all workers and runs the io handlers. It need not wait any more until a worker
-    has used up its turn, and the worker keeps its fair share. Linux heeds it from 6.12 on.
+    The script feeds all workers and runs the io handlers. With long turns of the workers, the
+    script need not wait until a worker has used up its turn. The worker keeps its fair share of the
+    core. Linux heeds the request from version 6.12 on.
     """
     number = _SCHED_SETATTR.get(os.uname().machine) if sys.platform == "linux" else None
     if number is None or os.sched_getscheduler(0) != os.SCHED_OTHER:

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: MIT
 """A fork whose parent is the parent of the process that forks.
 
-So a process that is ready to be a worker makes others, which are children of the script as it is
-itself: the script waits for them, and they end with it. The system's C library has no function for
-that. This one makes the system call that `fork` of that library makes, with one more flag.
+A process that is ready to be a worker forks more workers in this way. All of them are children of
+the script: the script waits for them, and they end with the script. The system's C library has no
+function for such a fork. So this module makes the system call that `fork` of the C library makes,
+with one more flag.
 """
 
 from __future__ import annotations
@@ -33,10 +34,10 @@ _PR_GET_TID_ADDRESS = 40
 
 
 def fork_sibling() -> int:
-    """Fork this process, which must have a single thread; the parent of the copy is this one's.
+    """Fork this process, which must have a single thread. The copy has the same parent as this one.
 
     Returns:
-        The pid of the copy; 0 in it.
+        The pid of the copy; 0 in the copy.
 
     Raises:
         OSError: the system cannot, or this process has other threads.

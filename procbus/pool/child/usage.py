@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """The handlers' use of the machine, summed up in the worker and sent to the parent now and then.
 
-A single short delivery is not measured. The clocks are read where the deliveries of one handler end
-and another's begin: for most batches only at their start and end.
+A single short delivery is not measured. The clocks are read when the next delivery has another
+handler than the one before: in most batches only at the start and the end.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ _LEAST_S = 20e-6
 #: Minimum interval between two measurements that follow on an unmeasured run, in seconds; because
 #: reading the clocks at both ends takes 20 us.
 _PATIENCE_S = 4e-3
-#: Of this many deliveries of a batch, by their place in it, the reading and writing of one is
-#: timed. A prime, so that handlers which take turns are all met.
+#: Of this many deliveries in a row, one has the reading of its event and the writing of its result
+#: timed. The number is a prime, so that each of several handlers which take turns is timed.
 TIMED = 7
-#: Maximum interval between two reports of the sums, in seconds. They are sent sooner if the unsent
-#: part exceeds this share of the sent part, because a worker that is killed loses it.
+#: Maximum interval between two reports of the sums, in seconds. The sums are sent sooner if the
+#: unsent part exceeds this share of the sent part, because a killed worker loses the unsent part.
 _REPORT_S = 0.05
 _UNREPORTED = 0.1
 
 
 class Sums(NamedTuple):
-    """The cost of one handler's runs, in seconds of all runs together."""
+    """The cost of one handler's runs: the seconds of all runs together."""
 
     runs: int
     wall_s: float

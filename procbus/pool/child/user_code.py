@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: MIT
 """The user's set-up of a worker: run once, before the first delivery.
 
-Both a set-up function of the main script and handlers travel by value and share their globals,
-unless they were executed with a dict for globals that is no module's. The set-up may put an object
-into such a dict, for example a model that it loaded. Handlers of that module expect the object in
-theirs, so it is copied there when they arrive.
+A set-up function of the main script and its handlers travel by value and share their globals. The
+exception is code that was executed with a dict for globals that is no module's. The set-up may put
+an object into such a dict, for example a model that it loaded. Handlers of the same module expect
+the object in their own globals, so it is copied there when they arrive.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class SetUp:
         }
 
     def hand_on(self, definition: object) -> None:
-        """Copy them to the globals of a handler, or of a class, from the same module.
+        """Copy these objects to the globals of a handler or a class from the same module.
 
         A handler that was imported by name has the very globals that the set-up changed, if the
         set-up was imported too.
@@ -100,7 +100,7 @@ class UserCode:
         self._set_up = SetUp(function)
 
     def learn(self, head: BatchHead) -> None:
-        """Take in the classes and handlers of a batch; drop the ones that it names."""
+        """Take in the classes and handlers of a batch; drop the handlers it forgets."""
         for number, definition in head.classes:
             cls = define_class(number, definition)
             if cls is not None:

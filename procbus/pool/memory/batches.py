@@ -2,9 +2,9 @@
 """Memory shared with one worker, for batches of events that are too large for its pipe.
 
 The companion copies the events of a batch into a slot, one behind the other, and the pipe carries
-only their sizes. The worker unpickles them from the slot, which copies the parts that it keeps. A
-companion has at most two batches for its worker, so there are two slots, and no thread ever waits
-for one. If no slot is free, the events take the pipe.
+only their sizes. The worker unpickles the events from the slot, which copies the parts that it
+keeps. A companion has at most two batches for its worker, so there are two slots, and no thread
+ever waits for a slot. If no slot is free, the events take the pipe.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ PartSize = tuple[int, bool]
 
 
 class EventParts:
-    """An event with buffers that pickle has left out, for a slot: one copy in, and one out.
+    """An event with buffers that pickle has left out. They are copied into the slot, and out of it.
 
     Args:
         pickled: the event without its buffers.
@@ -73,7 +73,7 @@ class BatchWriter:
     """The parent's side. It belongs to the companion.
 
     Args:
-        memory: memory of large events, whose limit holds here too: see `slot_bytes`.
+        memory: memory of large events. Its limit holds for the slots too: see `slot_bytes`.
         workers: maximum of workers.
     """
 
@@ -90,10 +90,10 @@ class BatchWriter:
         self._pid = os.getpid()
 
     def begin(self) -> int:
-        """Begin a batch. The one before was sent, or never will be.
+        """Begin a batch. The batch before was sent, or never will be.
 
         Returns:
-            Room for its events, in bytes; 0 if all have to take the pipe.
+            Room for the events of the batch, in bytes; 0 if all events have to take the pipe.
         """
         self._size = 0
         if not self.slot_bytes or len(self._taken) == BATCH_SLOTS:
@@ -115,7 +115,7 @@ class BatchWriter:
             return
         first = 0
         for at, part in enumerate(events):
-            if len(part) >= LEAST_BYTES:  # alone: it would be copied twice with the others
+            if len(part) >= LEAST_BYTES:  # by itself: a join with the others would copy it twice
                 self._copy(b"".join(events[first:at]))
                 self._copy(part)
                 first = at + 1
@@ -130,7 +130,7 @@ class BatchWriter:
         self._size += len(data)
 
     def stretch(self) -> Stretch | None:
-        """Place of the batch's events; None if it has none here."""
+        """Place of the batch's events; None if all of them take the pipe."""
         return (self._slot * self.slot_bytes, self._size) if self._size else None
 
     def sent(self, batch: int) -> None:

@@ -18,8 +18,8 @@ from procbus.pool.wire import Kept, Large
 #: costs the script 25 us more than room in a batch. With less room in a batch than for two such
 #: events, all events above the threshold of shared memory get blocks.
 OWN_BLOCK = 512 << 10
-#: The same for an event with buffers, which are then read in place; because a block saves the
-#: worker's copy of them.
+#: Minimum size of an event with buffers that gets a block of its own, in bytes; because the worker
+#: reads the buffers of a block in place, without a copy.
 OWN_BUFFERS = 256 << 10
 #: Minimum size of a buffer that is copied into a batch from where it lies, in bytes. Shorter ones
 #: are pickled.
@@ -27,7 +27,7 @@ LEAST_BUFFER = 4 << 10
 
 
 #: An event for a batch: its bytes; their form; the place of its large part, if there is one; and
-#: whether there was room for that.
+#: whether there was room for the large part.
 EncodedEvent = tuple["bytes | EventParts", int, "Large | None", bool]
 
 #: Forms as plain numbers, which are pickled much faster.
@@ -64,7 +64,7 @@ class EventWriter:
     # For a message.
 
     def begin(self, shared_bytes: int = 0) -> None:
-        """Begin a message. The one before was sent, or never will be.
+        """Begin a message. The message before was sent, or never will be.
 
         Args:
             shared_bytes: room for the events of its batch in shared memory.
@@ -102,11 +102,11 @@ class EventWriter:
     def _with_buffers(
         self, delivery: Delivery, receipt: Receipt, data: bytes, buffers: Sequence[memoryview]
     ) -> EncodedEvent:
-        """Give an event's buffers a block if that pays, and else a place in the batch."""
+        """Put an event's buffers into a block if a block pays off, and else into the batch."""
         large, encoder = self._events.large, self._encoder
         own = [buffer for buffer in buffers if buffer.nbytes >= large]
         if sum(buffer.nbytes for buffer in own) >= self._least_buffers:
-            if len(own) < len(buffers):  # the block has the large ones alone
+            if len(own) < len(buffers):  # only the large buffers go into the block
                 data = encoder.encode_with(receipt.event, large)
                 own, encoder.buffers = encoder.buffers, []
             return self._share(delivery, receipt, _BUFFERS, own, data)
@@ -127,7 +127,7 @@ class EventWriter:
     ) -> EncodedEvent:
         """Put the large part of an event where workers see it, unless it is there already."""
         events = self._events
-        with events.copying:  # so that a second worker waits for the copy, and does not make one
+        with events.copying:  # so that a second worker waits for this copy, and makes no second one
             block = receipt.block
             if not isinstance(block, Block) or not events.pin(block):
                 if not events.fits(buffers):
@@ -172,7 +172,7 @@ class EventWriter:
     # From the worker.
 
     def note_kept(self, kept: Kept) -> None:
-        """Note which blocks a handler keeps views of, and which no longer."""
+        """Note the blocks that a handler keeps views of, and the blocks it no longer does."""
         self._events.note_kept(self._worker, *kept)
 
     def done(self, batch: int) -> None:
@@ -197,7 +197,7 @@ def _encoded(text: str) -> bytes:
 
 
 def _hand_to(receipt: Receipt, block: Block) -> None:
-    """Let the settlement release a block with the last delivery of its event that a worker runs."""
+    """Have the settlement release a block once the last cpu delivery of its event is settled."""
     with receipt.lock:
         deliveries = receipt.deliveries
         block.users = sum(d.receipt is not None and d.handler.kind == "cpu" for d in deliveries)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """Blocks of shared memory for the large buffers of events: copied in once, read in place.
 
-A block that is no longer used stays mapped for the next event of its size, which saves three
-quarters of the time to fill it. All blocks together stay under a limit. While an event lives, its
+A block that is no longer used stays mapped for the next event of its size, because filling it then
+takes only a quarter of the time. All blocks together stay under a limit. While an event lives, its
 buffers can be copied in again. So a block that no worker uses at the moment makes room for another
 event. Otherwise events that wait for each other could fill the memory for ever.
 """
@@ -52,17 +52,17 @@ class Block:
         self.memory = memory
         self.place = place
         self.mapped = mapped
-        #: Workers whose handlers keep a view of it.
+        #: Workers whose handlers keep a view of the block.
         self.keepers: set[int] = set()
         #: Open deliveries of the event that workers run. Written by the settlement.
         self.users = 0
-        #: Number of batches with such a delivery that workers have, or are about to get.
+        #: Number of batches with a delivery of the event that workers have, or are about to get.
         self.pins = 1
         #: Whether the event has lost the block: it is settled, or made room for another event.
         self.done = False
 
     def release(self) -> None:
-        """Free the block, because no worker runs the event any more; kept views delay that."""
+        """Free the block, because no worker runs the event any more. Kept views delay its reuse."""
         self.memory.release(self)
 
 
@@ -80,10 +80,10 @@ class EventMemory:
     without it.
 
     Args:
-        limit: maximum of bytes in all blocks, used or waiting to be used again; with 0 everything
-            takes the pipe. None for a quarter of the free memory at the first use.
+        limit: maximum of bytes in all blocks, used or waiting to be used again. 0 sends everything
+            through the pipe. None takes a quarter of the memory that is free at the first use.
         large: minimum size of a part in shared memory, in bytes; smaller ones take the pipe.
-        on_oversize: treatment of an event that is larger than the limit: through the pipe, or fail.
+        on_oversize: treatment of an event larger than the limit: it takes the pipe, or it fails.
         available: measures free memory, in bytes.
     """
 
@@ -111,8 +111,8 @@ class EventMemory:
         self.openings = 0
         #: Workers that wait for room, the longest waiting first.
         self._line: list[int] = []
-        #: Blocks that wait to be used again, by offset, the longest waiting first; and their
-        #: offsets by capacity.
+        #: Blocks that wait to be used again, by offset, the longest waiting first. Then the offsets
+        #: of these blocks, by capacity.
         self._idle: OrderedDict[int, tuple[int, mmap.mmap]] = OrderedDict()
         self._idle_of: dict[int, list[int]] = {}
         self._next = 0
@@ -147,7 +147,7 @@ class EventMemory:
         return min(IDLE_RESULTS, self.limit)
 
     def check_oversize(self, handler: str, event_id: int, buffers: Sequence[memoryview]) -> None:
-        """Raise SerializationError for an event that is too large, if it is to fail."""
+        """Raise SerializationError for an event that is too large, if such events have to fail."""
         if self._on_oversize == "fail" and not self._is_small_enough(buffers):
             size = sum(buffer.nbytes for buffer in buffers)
             raise SerializationError(
@@ -170,7 +170,7 @@ class EventMemory:
         Args:
             buffers: the large buffers of an event.
             form: see `Place`.
-            worker: the worker that wants it; a worker that waits for room longer comes first.
+            worker: the worker that gets the event. Workers that wait for room longer come first.
 
         Raises:
             CannotMap: see `Room.map`.
@@ -311,7 +311,7 @@ class EventMemory:
             self._gone[worker] = []
 
     def gone(self, worker: int) -> list[int]:
-        """Offsets of blocks that a worker can unmap."""
+        """Return the offsets of freed blocks that a worker can unmap."""
         if not self._gone.get(worker):
             return []
         with self._lock:

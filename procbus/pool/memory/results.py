@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: MIT
 """Memory shared with one worker for the large buffers of its results.
 
-The worker copies them in. The parent maps the block for itself alone, so the receiver of the result
-owns it, may write to it, and may keep it. When the result is gone, the worker uses the block again.
+The worker copies the buffers into a block. The parent maps the block privately, so the receiver of
+the result may write to the buffers and may keep them. When the result is gone, the worker uses the
+block again.
 """
 
 from __future__ import annotations
@@ -30,8 +31,8 @@ from procbus.pool.memory.shared_file import (
 if TYPE_CHECKING:
     from procbus.pool.memory.events import EventMemory
 
-#: Maximum of bytes in blocks that wait to be used again; and offset and capacity of blocks that are
-#: no longer in use.
+#: Maximum of bytes in blocks that wait to be used again; then the offset and capacity of each block
+#: that is no longer in use.
 Freed = tuple[int, list[tuple[int, int]]]
 
 
@@ -50,12 +51,12 @@ class ResultWriter:
         self._mapped: dict[int, mmap.mmap] = {}
         self._idle: dict[int, list[int]] = {}
         self._idle_bytes = 0
-        #: Blocks to be given back to the system that could not be mapped for that.
+        #: Blocks to be given back to the system, which needs a mapping that was not possible yet.
         self._owed: list[tuple[int, int]] = []
         self._next = 0
 
     def put(self, buffers: Sequence[memoryview], form: int) -> Place:
-        """Copy the buffers of a result in.
+        """Copy the buffers of a result into a block.
 
         Raises:
             CannotMap: see `Room.map`.
@@ -101,8 +102,8 @@ class ResultWriter:
             mapped.close()
 
 
-#: All readers of this process, by identity. Each operation on the dict is one step, which a
-#: `WeakSet` does not promise: a thread may make a reader while another one forks.
+#: All readers of this process, by identity. This is a dict because each operation on a dict is one
+#: step: a thread may make a reader while another thread forks. A `WeakSet` does not promise that.
 _readers: dict[int, weakref.ref[ResultReader]] = {}
 
 
@@ -123,8 +124,8 @@ class ResultReader:
     """The parent's end. It belongs to the companion, except for the dropping of results.
 
     Args:
-        memory: the memory of events. Results may take as many bytes of shared memory, for all
-            workers together; further results are copied out.
+        memory: the memory of events. The results of all workers together may take as many bytes of
+            shared memory as the events; further results are copied out.
         workers: maximum number of workers.
     """
 
@@ -155,7 +156,7 @@ class ResultReader:
         )
         self._alive[offset] = capacity
         if not crowded:
-            # Private: writes stay in this process, so the caller may write.
+            # A private mapping: writes stay in this process, so the caller may write.
             with contextlib.suppress(CannotMap):
                 mapped = self.room.map(offset, capacity, mmap.ACCESS_COPY)
                 weakref.finalize(mapped, self._dropped.append, offset).atexit = False
@@ -176,8 +177,8 @@ class ResultReader:
     def note_fork(self) -> None:
         """Note that a child is about to be forked, which will share every result of this process.
 
-        Otherwise it would see the worker's next writes, once this process has dropped the result.
-        From any thread.
+        Otherwise the child would see the worker's next writes, once this process has dropped the
+        result. From any thread.
         """
         self._forked.update(self._alive)
 

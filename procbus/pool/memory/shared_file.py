@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: MIT
 """Memory that a parent and its workers share, and the layout of large parts in it.
 
-It is one anonymous file in memory, so no other process can open it, and no trace is left when the
-processes die in any order. Each block has its own part of the file for good: the file is sparse and
-larger than any machine's memory, so it never becomes fragmented. On Linux it does not count towards
-`/dev/shm`.
+The memory is one anonymous file, so no other process can open it, and the file is gone when the
+processes have died, in any order. Each block has its own part of the file for good. The file is
+sparse and larger than any machine's memory, so it never becomes fragmented. On Linux the file does
+not count towards `/dev/shm`.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class Room:
             raise CannotMap(str(error)) from error
 
     def read(self, offset: int, size: int) -> bytearray:
-        """Copy a part out, which needs no mapping."""
+        """Copy a part of the file. This needs no mapping."""
         copy = bytearray(size)
         with memoryview(copy) as rest:
             done = 0
@@ -91,12 +91,12 @@ class Room:
         return copy
 
     def give_back(self, mapped: mmap.mmap) -> None:
-        """Give the memory of a block back to the system. It has to be mapped for writing."""
+        """Give the memory of a block back to the system. The block must be mapped for writing."""
         if hasattr(mmap, "MADV_REMOVE"):  # Linux
             mapped.madvise(mmap.MADV_REMOVE)
 
     def give_back_between(self, begin: int, end: int) -> None:
-        """Give back the memory between two offsets, none of which may be in use.
+        """Give back the memory between two offsets, of which no part may be in use.
 
         Parts that cannot be mapped now are freed with the file.
         """
@@ -129,8 +129,8 @@ def _attach(duplicate: Any) -> Room:
 def most_mapped() -> int:
     """Maximum of blocks of one kind that a process may map.
 
-    Each takes a file descriptor, because `mmap` keeps one of its own. Most descriptors are left to
-    the script.
+    Each block takes a file descriptor, because `mmap` keeps its own copy of the descriptor. Most
+    descriptors are left to the script.
     """
     files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if files == resource.RLIM_INFINITY:
@@ -168,8 +168,8 @@ def fill(
 
 # Objects too large for the pipe, and their forms in shared memory.
 # Mostly the large part is buffers that pickle leaves out (protocol 5): arrays, tables, images.
-# `bytes`, `str` and `bytearray` have no such buffer; if the object is one of these, its content is
-# copied as it is. Any other large object lies there pickled.
+# `bytes`, `str` and `bytearray` have no such buffer: the content of such an object is copied as it
+# is. Any other large object is pickled, and its pickle is in shared memory.
 
 
 class Form(enum.IntEnum):
@@ -179,7 +179,7 @@ class Form(enum.IntEnum):
     BUFFERS = 0
     #: The whole object, pickled.
     PICKLED = 1
-    #: The content of an object of this type.
+    #: The content of a `bytes`, `str` or `bytearray`.
     BYTES = 2
     TEXT = 3
     BYTEARRAY = 4
@@ -201,7 +201,7 @@ def _text(content: memoryview) -> str:
     return str(content, "utf-8", "surrogatepass")
 
 
-#: Makes an object of its only part.
+#: Functions that make an object from its only part, by form.
 LOADERS: dict[int, Callable[[memoryview], Any]] = {
     int(Form.PICKLED): decode,
     int(Form.BYTES): bytes,

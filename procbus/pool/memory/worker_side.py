@@ -2,8 +2,8 @@
 """A worker's end of the blocks of events: mapped read-only, with a check for views that are kept.
 
 A handler may keep a view of its event, in a global or a cache. Every view holds a reference to the
-mapping, so the mapping's reference count shows whether one is left. The parent does not use the
-block again until the view is gone.
+mapping, so the mapping's reference count shows whether a view is left. The parent does not use the
+block again until all views are gone.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from procbus.pool.memory.results import ResultWriter
 from procbus.pool.memory.shared_file import CannotMap, Form, Place, Room, load, plain
 from procbus.pool.wire import REST, BatchHead, Large, pack_kept, pack_place
 
-#: Threshold of seemingly kept bytes above which old objects are searched for garbage too (some 50
-#: ms with large libraries), and again whenever the amount has doubled.
+#: Threshold of seemingly kept bytes above which old objects are searched for garbage too. The
+#: search takes some 50 ms with large libraries. It is repeated whenever the amount has doubled.
 _COLLECT_ABOVE = 64 << 20
 
 #: Minimum size of a result without buffers that gets a block, in bytes, where the parent can read
@@ -50,15 +50,15 @@ class BlockReader:
         self._room = room
         self._mapped: dict[int, mmap.mmap] = {}
         #: Offset and capacity of kept blocks; and the threshold of their bytes for a full garbage
-        #: collection. The first is due at once: the first error has modules imported, and by the
-        #: objects that this makes its garbage is old already.
+        #: collection. The first one is due at once: the first error imports modules, and the
+        #: imports make enough objects that the garbage of the error counts as old.
         self._kept: dict[int, int] = {}
         self._collect_above = 0
         #: Number of references to a mapping without any view; it differs between Pythons.
         self._fewest = 0
 
     def views(self, place: Place, *, writable: bool) -> list[memoryview]:
-        """Return the buffers of an event: in place and read-only, or as a writable private copy."""
+        """Return the buffers of an event: read-only and in place, or as writable private copies."""
         offset, capacity, parts, _ = place
         mapped = self._mapped.get(offset)
         if mapped is None:
@@ -74,7 +74,7 @@ class BlockReader:
         return [memoryview(bytearray(view)) for view in views] if writable else views
 
     def is_kept(self, place: Place) -> bool:
-        """Whether a view of the block is left. Call it when the handler has ended."""
+        """Whether a view of the block is left. Call this when the handler has ended."""
         if self._is_used(place.offset):
             self._collect_garbage(place)
         if not self._is_used(place.offset):
@@ -178,9 +178,9 @@ class WorkerMemory:
         return load(Form(place.form), data, views)
 
     def note_end(self, large: Large | None) -> bytes:
-        """Lay out, ahead of a delivery's end, which blocks its handler keeps.
+        """Lay out, ahead of the end of a delivery, which blocks its handler keeps.
 
-        Call it when nothing of that delivery is left on the Python stack.
+        Call this when the Python stack has no object of that delivery any more.
         """
         kept: Sequence[int] = ()
         if large is not None and self._reader.is_kept(Place(*large[0])):
@@ -189,10 +189,10 @@ class WorkerMemory:
         return pack_kept(kept, dropped) if kept or dropped else b""
 
     def put_plain(self, value: Any) -> bytes:
-        """Put a large result that is content alone into shared memory.
+        """Put a large result into shared memory, if it is a `bytes`, `str` or `bytearray`.
 
         Returns:
-            The bytes that go ahead of its end; empty if it is no such result.
+            The bytes that go ahead of the delivery's end; empty if the result takes another way.
         """
         found = plain(value, self.least_result)
         if found is None:
@@ -210,10 +210,10 @@ class WorkerMemory:
         Args:
             frame: the encoded result, without its large buffers.
             buffers: its large buffers.
-            encode_whole: encodes it with them, in case they cannot be shared.
+            encode_whole: encodes the result with its buffers, in case they cannot be shared.
 
         Returns:
-            The bytes that go ahead of its end, and the rest of it.
+            The bytes that go ahead of the delivery's end, and the rest of the result.
         """
         try:
             if buffers:
