@@ -2,12 +2,12 @@
 """The birth of a worker process, up to the moment when it has its orders.
 
 1. The pool asks whether a process may start at all: `check_may_launch`.
-2. It makes a `Newborn`: a process that starts Python and imports the modules of every worker. It
-   has a worker's environment, niceness and interpreter flags from its first moment, and no
-   interrupt reaches it before it can handle one.
-3. Meanwhile this process imports loky, and makes the pipe and the memory of that worker.
-4. loky takes the newborn for a process that it starts itself, and so writes its orders: see
-   `procbus/pool/loky_process.py`.
+2. The pool makes a `Newborn`: a process that starts Python and imports the modules of every worker.
+   From its first moment it has a worker's environment, niceness and interpreter flags. No interrupt
+   reaches the newborn before it can handle one.
+3. Meanwhile this process imports loky, and makes the pipe and the memory of the worker.
+4. To loky the newborn looks like a process that loky starts itself. So loky writes the orders of
+   the newborn: see `procbus/pool/loky_process.py`.
 5. `Newborn.deliver` sends the orders, once the newborn is ready for them. The worker says hello.
 
 `procbus/pool/child/birth.py` is the process's own side.
@@ -36,7 +36,7 @@ from procbus.system.cores import usable_cores
 from procbus.system.no_fork import no_fork
 from procbus.system.surroundings import inherited
 
-# Whether a process may start, and the settings that it is born with.
+# Tells whether a process may start, and with which settings it starts.
 
 #: Maximum length of the module path on the command line, in characters; Linux takes 128 KiB there.
 _LONGEST_PATH = 100_000
@@ -54,7 +54,7 @@ _THREADS = (
 
 
 def check_may_launch() -> None:
-    """Refuse to go on if no worker process can be started, or be of use.
+    """Raise an error if this process cannot start workers, or cannot use them.
 
     Raises:
         ProcbusError: the message gives the reason, and the remedy.
@@ -76,14 +76,15 @@ def check_may_launch() -> None:
 def thread_caps(cores: int, workers: int) -> dict[str, str]:
     """Environment variables that cap the threads of numeric libraries, unless the user set them.
 
-    Variables, because they work before such a library is loaded, and cost no import.
+    Environment variables are used because they take effect before such a library is loaded, and
+    setting them costs no import.
     """
     threads = str(max(1, cores // workers))
     return {name: threads for name in _THREADS if name not in os.environ}
 
 
 def nice_of_workers(more: int) -> int | None:
-    """Niceness of workers that are `more` nicer than this process; None for the same."""
+    """Niceness of workers that are `more` nicer than this process; None for the same niceness."""
     if not more or not hasattr(os, "getpriority"):
         return None
     return os.getpriority(os.PRIO_PROCESS, 0) + more
@@ -108,7 +109,7 @@ def module_path() -> list[Any]:
 
 
 def _path() -> list[str]:
-    """The same, and the places of procbus and loky, in case the script has changed it since."""
+    """`module_path()`, with procbus's and loky's directories: the script may have removed them."""
     path = [place for place in module_path() if isinstance(place, str)]
     files = [getattr(sys.modules.get(name), "__file__", None) for name in ("procbus", "loky")]
     roots = [os.path.dirname(os.path.dirname(file)) for file in files if file is not None]
@@ -141,10 +142,10 @@ def interrupts_blocked() -> Iterator[None]:
 #: Maximum time for the birth of a sibling, in seconds; a process that takes longer is stopped.
 BIRTH_S = 10.0
 
-#: Its program. It finds modules where the script finds them, and never takes a file in the working
-#: directory for one. The collector is off while it loads, because nothing of that is garbage;
-#: `prepare` switches it on. loky can do without psutil, and in a worker it needs none: importing
-#: psutil would take a seventh of the worker's start.
+#: The program of a newborn. It looks for modules where the script finds them, and never imports a
+#: file of the working directory by mistake. The garbage collector is off while modules load,
+#: because nothing of them is garbage; `prepare` switches it on. loky works without psutil, and has
+#: no use for it in a worker: importing psutil would take a seventh of the worker's start.
 PROGRAM = (
     "import sys; sys.path[:] = {path}; import gc; gc.disable(); "
     "from procbus.pool.child.birth import await_orders, follow_orders; "
@@ -156,16 +157,17 @@ PROGRAM = (
 
 
 class Newborn:
-    """A process that waits for its orders. It belongs to the thread that made it, and ends with it.
+    """A process that waits for its orders. It belongs to the thread that made it.
 
-    For loky it is the `Popen` of a process, in the terms of `multiprocessing`. loky's own class
-    ignores the flags of the interpreter. It also needs an existing working directory, and a stdout
-    and stderr that can be flushed, which the script may have closed.
+    The process ends with that thread. For loky this object is the `Popen` of a process, in the
+    terms of `multiprocessing`. loky's own class ignores the flags of the interpreter. It also needs
+    an existing working directory, and a stdout and stderr that can be flushed, which the script may
+    have closed.
 
     Args:
-        born_with: the settings that it inherits.
-        launch: starts it. It inherits two descriptors: its end of a socket, and one of a pipe.
-            Returns None if the process itself tells its pid, by that socket.
+        born_with: the settings that the process inherits.
+        launch: starts the process, with two descriptors to inherit: its ends of a socket and of a
+            pipe. Returns None if the process itself tells its pid, through the socket.
 
     Raises:
         OSError: the machine is full.
@@ -180,12 +182,12 @@ class Newborn:
         born_with: object,
         launch: Callable[[int, int], subprocess.Popen[bytes] | None],
     ) -> None:
-        #: Descriptors that are passed on to it.
+        #: Descriptors that are passed on to the process.
         self._passed: list[int] = []
-        #: Its orders, once loky has made them.
+        #: The orders of the process, once loky has made them.
         self._orders = b""
         self._born_with = born_with
-        #: All that it has said.
+        #: All bytes that the process has sent by the socket.
         self._heard = b""
         self._process: subprocess.Popen[bytes] | Forked | None
         with no_fork:  # a child would hold these descriptors open, and so hide its death
@@ -210,13 +212,13 @@ class Newborn:
         nice: int | None,
         flags: Callable[[], list[str]] = interpreter_flags,
     ) -> Newborn:
-        """Start one.
+        """Start a newborn.
 
         Args:
             environment: environment variables added to this process's.
-            nice: niceness of the process from its first moment; None for this process's. The worker
-                sets it itself, but only once it can: until then its imports would hold up the
-                workers that have work.
+            nice: niceness of the newborn from its first moment; None for this process's. A worker
+                also sets its niceness itself, but only after its imports. These would until then
+                hold up the workers that have work.
             flags: returns the flags of the interpreter.
         """
 
@@ -230,10 +232,10 @@ class Newborn:
         return made
 
     def sibling(self) -> Newborn:
-        """Have it fork another one, once it is ready: that takes 2 ms, where a start takes 60.
+        """Have this newborn fork another one, once it is ready: a fork takes 2 ms, a start 60 ms.
 
-        Any thread may ask, until this one has its orders. Both belong to the thread that made this
-        one. Ask the new one whether it is `born`.
+        Any thread may call this, until this newborn has its orders. Both newborns belong to the
+        thread that made this one. Call `born` of the new one to see whether it exists.
 
         Raises:
             OSError: it has ended, or the machine is full.
@@ -246,12 +248,12 @@ class Newborn:
 
     @property
     def pid(self) -> int:
-        """Its pid, once it is `born`."""
+        """Pid of the process, once it is `born`."""
         assert self._process is not None
         return self._process.pid
 
     def born(self) -> bool:
-        """Whether it exists, and has not ended. Waits for the birth of a sibling."""
+        """Whether the process exists and has not ended. Waits for the birth of a sibling."""
         self._ours.settimeout(BIRTH_S)
         try:
             while self._process is None:
@@ -270,19 +272,19 @@ class Newborn:
     # Its orders.
 
     def duplicate_for_child(self, fd: int) -> int:
-        """Pass a descriptor on to it; return the index of the descriptor, for `Passed`."""
+        """Pass a descriptor on to the process; return the descriptor's index, for `Passed`."""
         self._passed.append(fd)
         return len(self._passed) - 1
 
     def order(self, orders: bytes) -> None:
-        """Keep its orders until `deliver`."""
+        """Keep the orders of the process until `deliver`."""
         self._orders = orders
 
     def deliver(self, prepare: Callable[[], object]) -> None:
-        """Send it its orders once it is ready, and wait until it has taken them in, or is dead.
+        """Send the process its orders once it is ready; wait until it has read them, or is dead.
 
         Args:
-            prepare: called in between: makes what only the orders name.
+            prepare: called once the process is ready: makes the objects that the orders only name.
         """
         with self._ours:
             while READY not in self._heard:
@@ -298,7 +300,7 @@ class Newborn:
                 pass
 
     def _hear(self) -> bool:
-        """Wait until it says something, or closes its end; return whether it has said something."""
+        """Wait for bytes from the process; return False if it has closed its end of the socket."""
         try:
             said = self._ours.recv(64)
         except OSError:
@@ -307,25 +309,25 @@ class Newborn:
         return bool(said)
 
     def abandon(self) -> None:
-        """End it, unless loky knows it. Idempotent."""
+        """End the process, unless loky knows it already. Idempotent."""
         with self._ours:
             if not self._orders and self._ours.fileno() >= 0 and self.born():
                 self.kill()
                 self.wait()
 
-    # Its end, as `multiprocessing` asks for it.
+    # The end of the process, by the methods that `multiprocessing` calls.
 
     @property
     def returncode(self) -> int | None:
-        """Its exit code, once that was read."""
+        """Exit code of the process, once the code was read."""
         return None if self._process is None else self._process.returncode
 
     def poll(self) -> int | None:
-        """Its exit code; None while it runs."""
+        """Exit code of the process; None while it runs."""
         return None if self._process is None else self._process.poll()
 
     def wait(self, timeout: float | None = None) -> int | None:
-        """Wait for its end; return None if it has not ended within `timeout` seconds."""
+        """Wait for the end of the process; return None if it does not end in `timeout` seconds."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             return None if self._process is None else self._process.wait(timeout)
         return None
@@ -381,11 +383,11 @@ def give_birth(workers: int | None, nice: int) -> Newborn:
     """Start a process that can become one of several workers.
 
     Args:
-        workers: maximum of workers, which share the cores; None for one for each core.
-        nice: how much nicer they are than this process.
+        workers: maximum of workers, which share the cores; None for one worker on each core.
+        nice: how much nicer the workers are than this process.
 
     Raises:
-        ProcbusError: a worker could not be started, or be of no use.
+        ProcbusError: this process cannot start workers, or cannot use them.
         OSError: the machine is full.
         RuntimeError: the interpreter ends.
     """
@@ -414,8 +416,8 @@ class _NoDescriptor:
 def _stderr_with_descriptor() -> Iterator[None]:
     """For a moment, have `sys.stderr.fileno()` return an open descriptor, or raise.
 
-    The trackers of `multiprocessing` and loky pass it on to their processes. A stream of the user's
-    may return any number. Other writers to the stream do not notice the exchange.
+    The trackers of `multiprocessing` and loky pass this descriptor on to their processes. A stream
+    of the user's may return any number. Other writers to the stream do not notice the exchange.
     """
     stream = sys.stderr
     try:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
 """Whole messages over one end of a pipe, with one system call for each small message.
 
-`multiprocessing.Connection` makes two calls to read a message, and two to write one of over 16 KB.
-They cost 12 of the 100 us from publishing to a result. POSIX only; on Windows the connection's own
-methods would have to serve.
+`multiprocessing.Connection` makes two system calls to read a message, and two to write a message of
+over 16 KB. The additional calls cost 12 of the 100 us from publishing to a result. This module is
+for POSIX only; on Windows the methods of the connection would have to do.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ class Channel:
 
     Args:
         pipe: a duplex end of `multiprocessing.Pipe()`; the caller closes it.
-        stay_awake: whether the receiver looks for the next message for a moment before it sleeps,
-            while messages arrive quickly one after the other. Not for a process whose other threads
-            have work to do.
+        stay_awake: whether the receiver looks for the next message for a moment before it sleeps.
+            It does so only while messages arrive quickly one after the other. Leave this off in a
+            process whose other threads have work to do.
     """
 
     def __init__(self, pipe: Connection, *, stay_awake: bool = False) -> None:
@@ -49,7 +49,7 @@ class Channel:
             return end.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
 
     def leave(self) -> None:
-        """Release the pipe in a forked child, because it is the parent's. Takes no lock.
+        """Release the pipe in a forked child, because it belongs to the parent. Takes no lock.
 
         Two processes that write to one pipe would tear each other's messages.
         """
@@ -105,11 +105,11 @@ class Channel:
             data = data + chunk if data else chunk
 
     def _wait_awake(self, last_wait_s: float) -> float:
-        """Wait for data, at first without sleeping if the last came soon; return the duration.
+        """Wait for data, at first awake if the last message came soon; return the duration.
 
-        Sleeping and being woken takes 30 us and more: on a quiet machine that was two thirds of the
-        time from publishing to a result. At most `_AWAKE_S` is spent on it for one message, and
-        nothing where messages are rare.
+        Falling asleep and waking up takes 30 us or more: on a quiet machine this was two thirds of
+        the time from publishing to a result. The receiver stays awake for at most `_AWAKE_S` for
+        one message, and not at all if messages are rare.
         """
         poll = self._poll.poll
         began = now = monotonic()
@@ -137,7 +137,7 @@ class Channel:
         return message
 
 
-# Messages of a worker process, from a stream of bytes: see `procbus.pool.channel`.
+# Messages of a worker process, from a stream of bytes in the format of `Channel`.
 
 SIZE = struct.Struct("<Q")
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Log records and warnings on their way from a worker to the parent.
 
-The parent handles them as if they had been made there, with their origin added.
+The parent handles them as if they had been made in the parent, and adds their origin.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ _PLAIN = (str, int, float, bool, type(None))
 
 
 def pack_record(record: logging.LogRecord, origin: Origin) -> bytes:
-    """Lay out a record. An error of formatting its message comes through.
+    """Lay out a record as bytes. Raises an error of formatting the record's message.
 
-    Its arguments may not pickle, and may change, so only their text travels. Its exception travels
-    as text, and as itself if possible, like other objects attached to the record. A value that the
-    record has under a name of the origin stays.
+    The arguments of the record may not pickle, and may change, so only their text travels. The
+    exception travels as text, and as an object if it pickles, like other objects attached to the
+    record. If the record has an attribute that the origin has too, the record's value stays.
     """
     fields = {**record.__dict__, "msg": record.getMessage(), "args": None, "exc_info": None}
     if record.exc_info:
@@ -52,7 +52,8 @@ def pack_record(record: logging.LogRecord, origin: Origin) -> bytes:
         with contextlib.suppress(BaseException):  # pickling runs the user's code
             attached["msg"] = pickle.dumps(record.msg)
     if record.exc_info and record.exc_info[1] is not None:
-        # Many log handlers read it, above all ones that report errors. The text does without it.
+        # Many log handlers read the exception, above all those that report errors. If it does not
+        # pickle, its text arrives alone.
         with contextlib.suppress(BaseException):  # pickling runs the user's code
             attached["exc_info"] = encode_alone((*record.exc_info[:2], None))
     return pickle.dumps((plain, attached, tuple(origin)))
@@ -61,7 +62,7 @@ def pack_record(record: logging.LogRecord, origin: Origin) -> bytes:
 def pack_warning(
     text: str, category: type[Warning], filename: str, lineno: int, origin: Origin
 ) -> bytes:
-    """Lay out a warning."""
+    """Lay out a warning as bytes."""
     try:
         kind = encode_alone(category)
     except BaseException:  # noqa: BLE001 - pickling runs the user's code
@@ -83,7 +84,8 @@ def levels_here() -> dict[str, int]:
 def take_in(tag: Tag, data: memoryview) -> None:
     """Handle a record or warning from a worker, in the parent. From any thread.
 
-    It raises nothing: a fault in it, or in the script's logging, becomes a log line.
+    This function raises nothing: a fault in the message, or in the script's logging, becomes a log
+    line.
     """
     try:
         if tag is Tag.LOG:
@@ -132,7 +134,7 @@ def _handle_record(data: memoryview) -> None:
         logger.handle(record)
 
 
-#: Keys of records that are handled once, whichever worker makes them first.
+#: Keys of records that are handled only once, even if several workers make them.
 _handled: dict[str, None] = {}
 
 

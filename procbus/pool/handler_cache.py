@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The handlers that one worker knows: each is sent once, and is then named by its number."""
+"""The handlers that one worker knows: each is sent once, and afterwards only named by a number."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from procbus.core.handler import Handler
 from procbus.core.notebook import redefined
 from procbus.pool.wire import HandlerDefinition
 
-# Encoded handlers, by number, until they are forgotten.
+# Encoded handlers, by number, kept until a handler is forgotten.
 
 
 class Definitions:
@@ -26,7 +26,7 @@ class Definitions:
     Thread-safe, as each method is one step for other threads.
 
     Args:
-        complete: adds to an encoded handler whatever a worker needs to load it.
+        complete: adds to an encoded handler the data that a worker needs to load it.
     """
 
     def __init__(self, complete: Callable[[bytes], bytes] = bytes) -> None:
@@ -37,8 +37,8 @@ class Definitions:
         #: Handlers with resources, and the number of resources that were defined anew by then.
         self._needy: dict[int, None] = {}
         self._redefined = redefined.count
-        #: Number of forgotten handlers; if it has changed, `gone` has news. Any thread may forget
-        #: one, and each of them writes a number that no other one writes.
+        #: Number of forgotten handlers; if the number has changed, `gone` has news. Any thread may
+        #: forget a handler, and writes a number that no other thread writes.
         self.forgotten = 0
         self._numbers = itertools.count(1)
 
@@ -58,7 +58,7 @@ class Definitions:
             self.forgotten = next(self._numbers)
 
     def note_needy(self, number: int) -> None:
-        """Note that a handler has resources, so that it is sent anew once one is defined anew."""
+        """Note that a handler has resources. It is sent again if one of them is defined anew."""
         self._needy[number] = None
 
     def look(self) -> None:
@@ -69,7 +69,7 @@ class Definitions:
                 self.forget(number)
 
     def gone(self, known: set[int]) -> list[int]:
-        """Return the forgotten ones of `known`."""
+        """Return the numbers in `known` whose handlers are forgotten."""
         return [number for number in known if number not in self._by_number]
 
 
@@ -82,9 +82,9 @@ class KnownHandlers:
 
     def __init__(self, definitions: Definitions) -> None:
         self._definitions = definitions
-        #: Handlers that were put into a message; and new entries for a message that was not sent
-        #: yet, since a message without deliveries never is. They become `BatchHead.handlers`,
-        #: `forgotten` and `globals`.
+        #: Handlers that were put into a message; and new entries for a message that is not sent
+        #: yet. (A message without deliveries is never sent.) The new entries become the fields
+        #: `handlers`, `forgotten` and `globals` of `BatchHead`.
         self.numbers: set[int] = set()
         self.due: list[HandlerDefinition] = []
         self.forgotten_due: list[int] = []
@@ -97,7 +97,7 @@ class KnownHandlers:
         """Have the next message define a handler.
 
         Raises:
-            SerializationError: it cannot be pickled.
+            SerializationError: the handler cannot be pickled.
         """
         definition = self._definitions.get(handler.number)
         if definition is None:
@@ -123,7 +123,7 @@ class KnownHandlers:
         self.due.append((carry.number, "carry=", definition, (None, None)))
 
     def begin(self) -> list[int]:
-        """Begin a message: it will contain changed globals of the script.
+        """Begin a message, which will contain the changed globals of the script.
 
         Returns:
             Handlers that are no longer needed. The message will name them.

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
 """Workers without a process: handlers run in the companion's own thread.
 
-For tests. Everything except the process is real: the worker's loop, the codec, the logbook and the
-tokens. So an object that cannot travel fails here too, and a kill leaves the same traces as with a
-process.
+This pool is for tests. Everything except the process is real: the worker's loop, the codec, the
+logbook and the tokens. So an object that cannot travel to a process fails with this pool too, and a
+kill leaves the same traces as with a process.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class InlinePool:
     Args:
         workers: maximum of workers that the lane starts.
         memory: memory shared with the workers, for large objects.
-        here: the worker that handlers see; None for one of its own for each.
+        here: the worker that handlers see in `current()`; None for a different one in each worker.
         ran_s: returns the time that the handler of a worker has been running, in seconds; None for
             the time that really passes.
     """
@@ -85,7 +85,7 @@ class InlineWorker:
     """One worker, run by the thread that calls `receive`. See `procbus.pool.interface.Worker`.
 
     A thread cannot be killed in the middle of a handler. So the handler goes on to its end, but its
-    outcome is dropped: the worker died in it.
+    outcome is dropped: to the lane, the worker died during the handler.
     """
 
     #: The only process to look at is this one.
@@ -101,7 +101,7 @@ class InlineWorker:
         here: CurrentWorker | None = None,
         ran_s: Callable[[InlineWorker], float] | None = None,
     ) -> None:
-        #: Its resources, if they are not another's.
+        #: The resources of this worker; None if it uses the ones of `here`.
         self._own = CurrentWorker(place) if here is None else None
         self.pid: int | None = os.getpid()
         results = ResultReader(memory, 1)
@@ -203,7 +203,7 @@ class InlineWorker:
         """Do nothing: it has no memory of its own."""
 
     def kill_in(self, at: At, condemn: Callable[[str], None]) -> Task[bool]:
-        """Have the worker report nothing more of this delivery, if it still runs it."""
+        """Have the worker report nothing more of this delivery, if the delivery still runs."""
         stack = yield from self.ask_stack()
         with self._logbook.writing:
             if self.running() != at or self._killed.is_set():

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 Ended = tuple[Outcome, "list[tuple[str | None, Any]] | None"]
 
 #: Work in one batch for a worker on this machine, in seconds; because a worker waits half as long
-#: between two handlers of 6 ms if it gets three at a time.
+#: between two deliveries of 6 ms if it gets three of them at a time.
 BATCH_S = 0.020
 
 #: No successes.
@@ -39,13 +39,13 @@ NO_SUCCESSES = Successes((), ())
 
 
 class Report(NamedTuple):
-    """A worker's report on a batch: the next deliveries of it, in order, have ended."""
+    """A worker's report on a batch: the next deliveries of the batch, in order, have ended."""
 
     batch: int
     #: First the deliveries that succeeded and published nothing, then the others.
     successes: Successes
     ends: list[Ended]
-    #: Whether the worker is finished with the batch, or with the remainder of it.
+    #: Whether the worker is finished with the batch. Deliveries that were taken back do not matter.
     complete: bool
     #: Number of deliveries that it gave back after a recall: the last ones sent.
     returned: int = 0
@@ -56,9 +56,9 @@ class LastWords(NamedTuple):
 
     #: Number of its batch, 0 if none.
     batch: int
-    #: Deliveries of that batch that it finished since its last report.
+    #: Deliveries of that batch that the worker finished since its last report.
     ends: list[Ended]
-    #: Time in the handler of the next delivery, in seconds; None if it was in none.
+    #: Time in the handler of the next delivery, in seconds; None if the worker was in no handler.
     ran_s: float | None
     #: The last report of that handler; None if it made none.
     progress: Progress | None = None
@@ -81,9 +81,9 @@ class WorkerGone(Exception):
         exit_code: as in `subprocess`, None when unknown.
         last_words: its last moments.
         noticed_at: time when its death was noticed, in seconds of `time.monotonic()`.
-        hopeless: whether starting another would be useless.
-        left: whether it had to leave. Then its running delivery is not to blame, and goes back
-            too.
+        hopeless: whether starting another worker would be useless.
+        left: whether the worker had to leave its machine. If so, its running delivery is not to
+            blame, and goes back into the queue too.
     """
 
     def __init__(
@@ -106,7 +106,7 @@ class WorkerGone(Exception):
 
 
 class SetUpFailed(WorkerGone):
-    """The user's set-up of a worker failed, as it will in the next worker; see the cause."""
+    """The user's set-up of a worker failed, and would fail in the next one too; see the cause."""
 
     def __init__(self, pid: int | None) -> None:
         super().__init__(pid, None, NO_WORDS, hopeless=True)
@@ -125,7 +125,7 @@ class Message:
     failed: list[tuple[Delivery, Outcome]] = field(default_factory=list)
     #: Deliveries that found no room in the message: put them back.
     rest: list[Delivery] = field(default_factory=list)
-    #: Whether not even the first found room in shared memory: call `wait_for_room`.
+    #: Whether not even the first delivery found room in shared memory: call `wait_for_room`.
     no_room: bool = False
     #: CPU time that encoding took, in seconds; 0 if it is unknown.
     encoding_s: float = 0.0
@@ -134,7 +134,7 @@ class Message:
 
 
 class LeftBehind(NamedTuple):
-    """A thread that goes on in a handler after the time of that was up."""
+    """A thread that goes on in a handler after the handler's time was up."""
 
     thread: Thread
     delivery: Delivery
@@ -151,21 +151,21 @@ class Worker(Protocol):
 
     @property
     def probe(self) -> Probe | None:
-        """Probe of its process; None if it has no process here, or until that is known."""
+        """Probe of its process; None if the process is on another machine, or not known yet."""
 
     @property
     def thread(self) -> Thread | None:
-        """Its thread, if it is one of this process, with no process of its own; else None."""
+        """Its thread, if the worker is a thread of this process; None if it is a process."""
 
     @property
     def details(self) -> Details | None:
-        """Details of its process, if that is not here but reports them; else None."""
+        """Details that a process on another machine reports; None for a worker on this machine."""
 
     def prepare(self, batch: int, deliveries: Sequence[Delivery]) -> Message:
         """Make a batch ready."""
 
     def offer(self, message: Message) -> None:
-        """Let the worker begin the deliveries of a message. From now on they may be taken back."""
+        """Let the worker begin the deliveries of a message, and let `take_back` take them back."""
 
     def fits_ahead(self, message: Message) -> bool:
         """Whether the message can certainly be sent now without waiting for the worker."""
@@ -178,7 +178,7 @@ class Worker(Protocol):
         """
 
     def wait_for_room(self, timeout_s: float) -> None:
-        """Wait until there may be room for a message that had none, at most `timeout_s` seconds."""
+        """Wait at most `timeout_s` seconds until a message that found no room may find some."""
 
     def receive(self, patience_s: float | None = None) -> Report:
         """Wait for the worker's next report.
@@ -194,17 +194,18 @@ class Worker(Protocol):
     def take_back(self, most: int) -> int:
         """Take back up to `most` deliveries that it has not begun, the last ones sent.
 
-        Returns their number. Never blocks. From any thread, under the lane's lock. A distant worker
-        may be asked to give back more, which a report returns; until then it is `recalling`.
+        Returns the number of deliveries taken back. Never blocks. Call it from any thread, under
+        the lane's lock. A distant worker may be asked to give back more deliveries, which one of
+        its next reports returns. Until that report the worker is `recalling`.
         """
 
     @property
     def recalling(self) -> bool:
-        """Whether it has yet to answer a request to give back more than `take_back` returned."""
+        """Whether the worker has not yet answered a request of `take_back` to give back more."""
 
     @property
     def waiting(self) -> bool:
-        """Whether its handler waits for the bus: then it gets no more deliveries."""
+        """Whether its handler waits for the bus. If so, the worker gets no more deliveries."""
 
     def running(self) -> At | None:
         """The delivery that it runs; None between two deliveries. From any thread."""
@@ -217,13 +218,13 @@ class Worker(Protocol):
         """
 
     def set_up_since(self) -> float | None:
-        """The start of the user's set-up (`monotonic()`), while that runs; else None.
+        """The start of the user's set-up (`monotonic()`), while the set-up runs; else None.
 
         From any thread.
         """
 
     def ask_stack(self) -> Task[str]:
-        """Ask it where it is, in its set-up or in a handler; "" if that cannot be had.
+        """Get the worker's Python stack, in its set-up or in a handler; "" if there is no answer.
 
         From any thread, but one at a time. The worker goes on unharmed.
         """
@@ -236,7 +237,7 @@ class Worker(Protocol):
         """
 
     def watch_memory(self, at: At, limit: int) -> Footprint | None:
-        """Have its memory watched during a delivery, if it has no `probe` here.
+        """Have the memory of a worker without a `probe` watched during a delivery.
 
         Never blocks. Called repeatedly, by the supervisor's thread alone.
 
@@ -245,52 +246,52 @@ class Worker(Protocol):
             limit: the limit in bytes.
 
         Returns:
-            The memory of it and its children when it was seen above the limit; None if it was
-            not, or if there is a probe.
+            The memory of the worker and its children, if it was seen above the limit. None if it
+            was not, or if there is a probe.
         """
 
     def kill_in(self, at: At, condemn: Callable[[str], None]) -> Task[bool]:
-        """Kill it if it is still at this delivery, with all processes that its handlers started.
+        """Kill the worker and all processes that its handlers started, if this delivery still runs.
 
         The steps take a bounded time, some 0.1 s, and mostly wait: run the steps of several workers
         `in_turn`. From any thread, but one at a time.
 
         Args:
             at: a result of `running`.
-            condemn: called with the Python stack of the handler ("" if it cannot be had), before
-                the kill and while the worker is halted, so that its delivery cannot change.
+            condemn: called with the Python stack of the handler, or "" without one. The call comes
+                before the kill and while the worker is halted, so that its delivery cannot change.
 
         Returns:
-            False if it no longer runs that delivery; then it goes on unharmed.
+            False if the worker no longer runs that delivery. In this case it goes on unharmed.
         """
 
     def hang_up(self) -> None:
-        """Have `receive` raise WorkerGone, because its process is dead and nothing reported that.
+        """Have `receive` raise WorkerGone, because the process is dead and no report said so.
 
         From any thread.
         """
 
     def stop(self) -> None:
-        """End it once it has no work left; release the remains of a dead one. Idempotent.
+        """End the worker once it has no work; release the resources of a dead one. Idempotent.
 
         Until this call a dead worker keeps its resources of this machine, except its process.
         """
 
     def kill(self) -> None:
-        """End it at once, with all processes that its handlers started. From any thread."""
+        """End the worker at once, and all processes that its handlers started. From any thread."""
 
 
 class Prepared(Protocol):
     """A process that waits to become a worker. It ends with the thread that prepared it."""
 
     def start(self, launched: Callable[[Worker], None], place: int = 0) -> Worker:
-        """Make it a worker, and wait until that is ready: as `Pool.start`, and only once."""
+        """Make the process a worker, and wait until it is ready; see `Pool.start`. Call it once."""
 
     def abandon(self) -> None:
-        """End it, if it was not started. Idempotent."""
+        """End the process, if it was not made a worker. Idempotent."""
 
     def fits(self) -> bool:
-        """Whether it has the settings of a process that this thread started now."""
+        """Whether a process that this thread started now would have the same settings."""
 
 
 class Pool(Protocol):
@@ -298,10 +299,10 @@ class Pool(Protocol):
 
     @property
     def definitions(self) -> Definitions:
-        """Its handlers, encoded. A worker drops a forgotten one with one of its next batches."""
+        """The encoded handlers. A worker drops a forgotten handler with one of its next batches."""
 
     def close(self) -> None:
-        """Release the memory that its workers shared, after they have ended. Idempotent."""
+        """Release the memory that the workers shared, after they have ended. Idempotent."""
 
     def shared_memory(self) -> SharedMemoryStats:
         """Large objects on their way to workers and back."""
@@ -337,17 +338,18 @@ class Pool(Protocol):
         """Start a process that can become a worker later; called by its companion or the lane.
 
         Returns:
-            None if that would save no time, or if no process can be started: `start` tells why.
+            None if this would save no time, or if no process can be started. In the second case
+            `start` raises the error.
         """
 
     def start(self, launched: Callable[[Worker], None], place: int = 0) -> Worker:
         """Start a worker and wait until it is ready; called by its companion.
 
         Args:
-            launched: called with the worker once it has been launched, before it is ready; it can
-                be killed from then on.
-            place: its number in the lane, for `current().worker`.
+            launched: called with the worker once it has been launched, before it is ready. From
+                this call on the worker can be killed.
+            place: the worker's number in the lane, for `current().worker`.
 
         Raises:
-            WorkerGone: it died before it was ready.
+            WorkerGone: the worker died before it was ready.
         """

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: MIT
 """The logbook: the delivery that a worker runs, in memory that outlives the worker.
 
-The worker writes before a delivery and after it. The parent reads freely to show the state, and
-acts on it only once the worker is dead, when nothing changes any more. So no lock is needed. It is
-anonymous shared memory: it has no name, and nothing has to be cleaned up, whichever process dies
-first.
+The worker writes before a delivery and after it. The parent may read at any time to show the state.
+It acts on the contents only once the worker is dead, when nothing changes any more. So no lock is
+needed. The logbook is anonymous shared memory: it has no name, and nothing has to be cleaned up,
+whichever process dies first.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from procbus.core.progress import NOTE_BYTES, Amount, NoteProgress, Progress, by
 # `_CANCELLED` names the delivery that was cancelled last, in one number.
 _BATCH, _AT, _DONE, _SENT, _USED, _SINCE, _SET_UP, _STRAYS, _LEFT, _TAKEN = range(10)
 _REPORTED, _CANCELLED = 10, 11
-#: Number of the lowest bits of that number that hold the delivery's index in its batch.
+#: Number of the lowest bits of `_CANCELLED` that hold the delivery's index in its batch.
 _INDEX_BITS = 20
 _FIELDS = 128
 #: Number of places for reports of handlers: report N lies in place N % PLACES, so that the worker
 #: does not touch a report while the next two are made.
 PLACES = 4
-#: A report: its number, batch, index, time and form; the amounts done and in all; and the note, in
-#: one piece, so that a report is written by one call.
+#: A report: its number, batch, index, time and form; the amounts done and in all; and the note. It
+#: is one struct, so that one call writes a report.
 _REPORT = "=qqqdq{done}{total}{size}p"
-#: Its form says which amounts are floats, and whether there is no total.
+#: The form of a report tells which amounts are floats, and whether the total is missing.
 _DONE_IS_FLOAT, _TOTAL_IS_FLOAT, _NO_TOTAL = 1, 2, 4
 _LAID_OUT = [
     struct.Struct(
@@ -51,7 +51,7 @@ _REPORT_SIZE = -(-_LAID_OUT[0].size // 8) * 8
 _TRIES = 50
 
 _HEAD = _FIELDS + PLACES * _REPORT_SIZE
-#: The number of a batch that never comes: the worker has to stop, and takes none any more.
+#: The batch number in the logbook of a worker that has to stop, and takes no batch any more.
 ENDED = -1
 #: Size of a segment: room for the unsent results of one batch, in bytes.
 CAPACITY = 256 * 1024
@@ -62,7 +62,7 @@ SEGMENTS = 4
 def anonymous_file(name: str) -> int:
     """Make a nameless file in memory; return its descriptor.
 
-    Only its user can open it, through `/proc` of a process that has it.
+    Only the same user can open the file, through `/proc` of a process that has it open.
     """
     if hasattr(os, "memfd_create"):
         fd = os.memfd_create(name)
@@ -82,9 +82,9 @@ class Page(NamedTuple):
     #: Index in the batch of the delivery begun last, and whether its handler is running.
     at: int
     running: bool
-    #: Start of that, in seconds of `time.monotonic()`.
+    #: Start of that delivery, in seconds of `time.monotonic()`.
     since: float
-    #: Number of finished deliveries of the batch, and number of them that were sent.
+    #: Number of finished deliveries of the batch, and number of these whose results were sent.
     done: int
     sent: int
     #: The finished results that are not sent.
@@ -106,7 +106,7 @@ class Reported(NamedTuple):
     at: float
 
     def during(self, batch: int, index: int) -> Progress | None:
-        """The progress of that delivery, if the report is of it."""
+        """The progress of a delivery; None if this report is of another delivery."""
         return Progress(*self[2:]) if (batch, index) == self[:2] else None
 
 
@@ -115,7 +115,7 @@ class Logbook:
 
     Args:
         fd: its file.
-        segments: number of segments for results. With one the parent never reads in place.
+        segments: number of segments for results. With only one the parent never reads in place.
     """
 
     def __init__(self, fd: int, segments: int = 1) -> None:
@@ -132,7 +132,7 @@ class Logbook:
 
     @classmethod
     def create(cls, fd: int | None = None, segments: int = 1) -> Self:
-        """Make an empty logbook, in an empty file that is already open or one of its own."""
+        """Make an empty logbook, in an empty file that is already open or in a new file."""
         fd = anonymous_file("procbus-logbook") if fd is None else fd
         os.ftruncate(fd, _HEAD + segments * CAPACITY)
         logbook = cls(fd, segments)
@@ -173,7 +173,7 @@ class Logbook:
         """Note that the first `done` deliveries are finished; keep the last result.
 
         Returns:
-            False, and the result is not kept, if there is no room: send the kept results first.
+            False if there is no room. The result is not kept then: send the kept results first.
         """
         whole, begin = self._whole, self._begin
         start = begin + whole[_USED]
@@ -188,8 +188,8 @@ class Logbook:
     def begin_reports(self) -> NoteProgress:
         """Make the function that notes reports of the running handler. From any thread.
 
-        A report is written as a whole before its number is. So a parent that reads meanwhile, or
-        after the worker was killed in the middle, finds the one before.
+        A report is written as a whole before its number is written. So a parent finds the report
+        before, if it reads meanwhile or after the worker was killed in the middle.
         """
         whole, view, numbers = self._whole, self._view, self._numbers
         batch, index = whole[_BATCH], whole[_AT]
@@ -220,7 +220,7 @@ class Logbook:
         return report
 
     def watch_cancelled(self) -> Callable[[], bool]:
-        """Make the function that tells whether the running delivery is cancelled: one reading."""
+        """Make the function that tells by one reading whether the running delivery is cancelled."""
         whole = self._whole
         running = whole[_BATCH] << _INDEX_BITS | whole[_AT]
 
@@ -249,8 +249,8 @@ class Logbook:
         """Place of the kept results, which may be left there for the parent to read.
 
         Returns:
-            Their start and size. None while the parent has not read the results that the next
-            ones would overwrite.
+            Start and size of the kept results. None while the parent has not read earlier results
+            that the next ones would overwrite.
         """
         whole = self._whole
         if whole[_LEFT] - whole[_TAKEN] >= self._segments - 1:
@@ -265,8 +265,9 @@ class Logbook:
             left: whether the results were left in place, and the parent knows their place.
         """
         whole = self._whole
-        # In this order: at any moment of a death `unsent` begins at delivery `sent`, or repeats
-        # results that the parent got already (the parent counts, and skips them).
+        # The order matters: the worker may die between any two lines. At each moment `unsent`
+        # begins at delivery `sent`, or repeats results that the parent has got already. (The parent
+        # counts results, and skips repeated ones.)
         whole[_USED] = 0
         if left:
             whole[_LEFT] += 1
@@ -279,7 +280,7 @@ class Logbook:
         """Note that a forked child returned from the user's code, and is being ended.
 
         Returns:
-            Whether its worker will read this: not if the worker has ended.
+            Whether the worker will read this note; False if the worker has ended.
         """
         self._whole[_STRAYS] += 1
         return bool(self._whole[_BATCH] != ENDED)
@@ -325,34 +326,34 @@ class Logbook:
         return None
 
     def glance(self) -> Page | None:
-        """Read everything while the worker lives; None if it was just changing.
+        """Read everything while the worker lives; None if the contents were just changing.
 
-        Between two sendings results are only appended. So if nothing was sent meanwhile, the
-        results that were read are whole.
+        Between two sendings, results are only appended. So if nothing was sent during the reading,
+        the results that were read are whole.
         """
         page = self.read()
         whole = self._whole
         return page if (whole[_BATCH], whole[_SENT]) == (page.batch, page.sent) else None
 
     def results(self, start: int, size: int) -> memoryview:
-        """Results that the worker has left here. Call `taken` once they are read."""
+        """Results that the worker has left in the logbook. Call `taken` once they are read."""
         return self._view[start : start + size]
 
     def taken(self) -> None:
-        """Let the worker overwrite the oldest results left here, which have been read."""
+        """Let the worker overwrite the oldest results in the logbook, which have been read."""
         self._whole[_TAKEN] += 1
 
     def running(self) -> tuple[int, int, float] | None:
         """Batch, index and start of the delivery whose handler is running; None between two."""
         whole = self._whole
         batch, at, since = whole[_BATCH], whole[_AT], self._real[_SINCE]
-        # The worker goes on meanwhile. If it has not, these three belong together.
+        # The worker may go on during the reading. If it did not, these three belong together.
         if at < whole[_DONE] or (batch, at) != (whole[_BATCH], whole[_AT]):
             return None
         return batch, at, since
 
     def set_up_since(self) -> float | None:
-        """Start of the user's set-up, while that runs; else None."""
+        """Start of the user's set-up, while the set-up runs; else None."""
         return self._real[_SET_UP] or None
 
     def close(self) -> None:

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: MIT
-"""A worker in a process of its own on this machine, seen from its companion.
+"""A worker that is a process of this machine, seen from its companion.
 
-Events and results go through a pipe of each worker's own, so that no worker can harm another.
+Each worker has its own pipe for events and results, so that no worker can harm another.
 """
 
 from __future__ import annotations
 
-# Imported early, because loky imports it later, which is impossible once the script has ended.
+# Imported early: loky imports this module later, and once the script has ended it cannot.
 import concurrent.futures.process  # noqa: F401
 import contextlib
 import os
@@ -131,7 +131,7 @@ class LokyWorker:
 
     @property
     def pid(self) -> int | None:
-        """Process id; None until the kernel tells it, or else the process itself."""
+        """Process id; None until the kernel or the process itself has told it."""
         return self._end.pid
 
     @property
@@ -148,14 +148,14 @@ class LokyWorker:
             release()
 
     def fits_ahead(self, message: Message) -> bool:
-        """Whether it fits into the pipe behind messages that the worker may not have read yet."""
+        """Whether a message fits into the pipe behind the messages that may be unread there."""
         return sum(self._unread_bytes.values()) + len(message.data) <= self._room
 
     def send(self, message: Message) -> None:
         """Write a batch into the pipe. If the worker is dead, `receive` finds out.
 
-        A dead worker is not reported here: it may have sent reports before, which must be read
-        first.
+        This method does not report a dead worker: the worker may have sent reports before, which
+        must be read first.
         """
         self._end.sent(message)
         self._unread_bytes[message.batch] = len(message.data)
@@ -241,13 +241,13 @@ class LokyWorker:
         return self._stack.read()
 
     def tell_cancelled(self, at: At) -> None:
-        """Write it into the logbook."""
+        """Write into the logbook that the delivery is cancelled."""
         with self._closing:
             if self._open:
                 self._logbook.cancel(*at[:2])
 
     def watch_memory(self, at: At, limit: int) -> None:
-        """Nothing to do: its probe tells."""
+        """Do nothing: the supervisor reads the memory through the probe."""
 
     def kill_in(self, at: At, condemn: Callable[[str], None]) -> Task[bool]:
         """Have the worker write its stack, halt it, and kill it if it is still at that delivery."""
@@ -284,7 +284,7 @@ class LokyWorker:
 
     def hang_up(self) -> None:
         """Wake the companion, even if another process holds the pipe open."""
-        from procbus.pool.loky_process import break_pipe  # loaded long since
+        from procbus.pool.loky_process import break_pipe  # it is loaded already
 
         with self._closing:
             break_pipe(self._pipe)
@@ -293,7 +293,7 @@ class LokyWorker:
     def stop(self) -> None:
         """Ask the process to end, and wait for it; kill it after `WORKER_STOP_S`.
 
-        For a dead process it releases all resources.
+        For a dead process this method releases all resources.
         """
         if not self._open:
             return
@@ -308,7 +308,7 @@ class LokyWorker:
         self._process.await_end(deadline)
         self._close()
         if left:
-            from procbus.system.process import end_all  # psutil: it is loaded long since
+            from procbus.system.process import end_all  # psutil is loaded already
 
             end_all(left, LEFT_S)
 
@@ -346,7 +346,7 @@ def _no_environment(_: int) -> None:
     """Give a worker no variables of its own."""
 
 
-# Workers owned by loky: one executor with a single worker each, and a pipe of its own.
+# Workers owned by loky: each has an executor with a single worker, and its own pipe.
 # loky starts, watches and ends the process. The process runs one long task, the worker's loop.
 
 
@@ -360,9 +360,9 @@ class LokyPool:
         run: the run of the bus, for `current()` in workers.
         keeps_on: whether the workers ignore SIGTERM.
         nice: how much nicer the workers are than this process.
-        newborn: a process that is started already, and may become the first worker; None for none.
+        newborn: a process that is started already and may become the first worker; None without.
         eager: makes the functions of handlers with eager resources, pickled; empty for none.
-        environment_of: returns the environment variables that one worker alone gets, by its number.
+        environment_of: returns the environment variables that only one worker gets, by its number.
     """
 
     in_processes, left_behind, elastic, local = True, (), False, True
@@ -383,7 +383,7 @@ class LokyPool:
         self._newborn = newborn
         self.eager = eager
         self.environment_of = environment_of
-        #: A process that never gets orders, and forks workers; empty if there is none.
+        #: The stem: a process that never gets orders, and forks workers. Empty if there is none.
         self._stem: list[Newborn] = []
         if newborn is not None:
             with contextlib.suppress(OSError):  # workers are started without it
@@ -404,7 +404,7 @@ class LokyPool:
         return thread_caps(self._cores, self.workers)
 
     def close(self) -> None:
-        """Free the shared memory, and end processes that became no workers. Idempotent."""
+        """Free the shared memory, and end processes that did not become workers. Idempotent."""
         newborn, self._newborn = self._newborn, None
         if newborn is not None:
             newborn.abandon()
@@ -439,7 +439,7 @@ class LokyPool:
         """Have the stem fork a process; start one if there is no stem, or if it does not fit.
 
         Raises:
-            ProcbusError: a worker could not be started, or be of no use.
+            ProcbusError: this process cannot start workers, or cannot use them.
             OSError: the machine is full.
             RuntimeError: the interpreter ends.
         """
@@ -494,12 +494,12 @@ class PreparedProcess:
         self._newborn: Newborn | None = newborn
 
     def start(self, launched: Callable[[LokyWorker], None], place: int = 0) -> LokyWorker:
-        """Make it a worker; if it has died meanwhile, start another process."""
+        """Make the newborn a worker; if it has died meanwhile, start another process."""
         newborn, self._newborn = self._newborn, None
         return self._pool.start(launched, place, newborn)
 
     def abandon(self) -> None:
-        """End it, if it was not started."""
+        """End the newborn, if it was not made a worker."""
         newborn, self._newborn = self._newborn, None
         if newborn is not None:
             newborn.abandon()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""One process that loky starts, watches and ends: it runs one long task, the worker's loop."""
+"""A process that loky starts, watches and ends. It runs one long task, the worker's loop."""
 
 from __future__ import annotations
 
@@ -40,7 +40,8 @@ if TYPE_CHECKING:
     from procbus.system.process import Probe
 
 
-# Whether a worker is dead, and its exit code: the kernel knows first, loky some 0.1 s later.
+# Finds out whether a worker is dead, and its exit code. The kernel knows first, and loky some
+# 0.1 s later.
 
 #: Interval between two looks whether a process with a broken pipe is dead, in seconds.
 _DEATH_LOOK_S = 0.001
@@ -70,13 +71,13 @@ def break_pipe(pipe: Connection) -> None:
 
 
 def exit_code_in(error: BaseException | None) -> int | None:
-    """The exit code that loky puts into the text of an error, and nowhere else."""
+    """Find the exit code in the text of an error of loky, which puts it nowhere else."""
     found = re.search(r"exit codes of the workers are \{\w*\((-?\d+)\)", str(error))
     return int(found[1]) if found else None
 
 
 def make_tokens() -> SharedTokens | Semaphore:
-    """A semaphore that can travel to such a process."""
+    """Make a semaphore that can travel to a process of loky."""
     if sys.platform == "win32":  # untested
         start_tracker()
         made: Semaphore = get_context("loky").Semaphore(0)
@@ -88,7 +89,7 @@ def _take_over_exit_hook() -> None:
     """Have loky's exit hook run after the buses are closed, wherever the script ends.
 
     The hook waits for all workers to end, but workers of an open bus go on. loky registers the hook
-    with the start of each process, so it would run first if the script ended right then.
+    at the start of each process. If the script ended right then, the hook would run first.
     """
     module = loky.process_executor
     if module.process_pool_executor_at_exit is None:
@@ -102,7 +103,7 @@ class LokyProcess:
 
     Args:
         newborn: the process, if it is started already; with None loky starts one.
-        prepared_with: arguments of `prepare`, which runs in it first.
+        prepared_with: arguments of `prepare`, which the process runs first.
         init: the user's set-up of each worker, pickled; empty for none.
         environment: environment variables added to this process's.
     """
@@ -124,20 +125,20 @@ class LokyProcess:
             env=environment,
         )
         self._task: Future[None] | None = None
-        #: Set once loky says that the task has ended, or another thread that the process is dead.
+        #: Set once loky reports the end of the task, or another thread the death of the process.
         self.ended = threading.Event()
         #: Whether it was killed by this process, or is known to be dead.
         self.killed = False
         #: Probe of the process, once its pid is known.
         self.probe: Probe | None = None
-        #: loky's thread that watches the process, once that was started.
+        #: loky's thread that watches the process, once the thread was started.
         self._watcher: threading.Thread | None = None
 
     def start(self) -> int | None:
-        """Start it, or have loky take it. If this raises, call `abandon`.
+        """Start the process, or hand the newborn to loky. If this raises, call `abandon`.
 
         Returns:
-            Its pid; None if only it can tell.
+            The pid; None if only the process itself can tell it.
 
         Raises:
             RuntimeError: the interpreter ends.
@@ -152,29 +153,29 @@ class LokyProcess:
         return None if self._newborn is None else self._newborn.pid
 
     def deliver(self, prepare: Callable[[], object]) -> None:
-        """Send it its arguments once it is ready, and wait until it has taken them in, or is dead.
+        """Send the process its task once it is ready; wait until it has read this, or is dead.
 
         Args:
-            prepare: called in between.
+            prepare: called once the process is ready, before the task is sent.
         """
         if self._newborn is not None:
             self._newborn.deliver(prepare)
             self._newborn = None
 
     def tell_end(self, ended: Callable[[], None]) -> None:
-        """Have a function called in loky's own thread once the task has ended; it sets `ended`."""
+        """Have loky's thread call a function once the task has ended. The function sets `ended`."""
         assert self._task is not None
         self._task.add_done_callback(lambda _: ended())
 
     def know(self, pid: int) -> None:
-        """Note its pid."""
+        """Note the pid of the process."""
         with no_fork:
             from procbus.system.process import Probe  # while it starts: it imports psutil
 
         self.probe = Probe(pid)
 
     def await_death(self, noticed_at: float) -> int | None:
-        """Wait until a process with a broken pipe is dead; return its exit code, if it can be had.
+        """Wait until the process, whose pipe is broken, is dead; return its exit code, if known.
 
         Args:
             noticed_at: time when the broken pipe was noticed, in seconds of `time.monotonic()`.
@@ -184,7 +185,7 @@ class LokyProcess:
         if exit_code is None:
             exit_code = self._exit_code()
             # The pipe may be broken while the process still lives: loky reports the end of a task
-            # before it kills. The logbook may be read only when nothing changes it any more.
+            # before it kills the process. The logbook may be read only when nothing changes it.
             self.shut_down()
         return exit_code
 
@@ -196,13 +197,13 @@ class LokyProcess:
         return exit_code_in(self._task.exception())
 
     def await_end(self, deadline: float) -> None:
-        """Wait until its task has ended; kill it at a time of `monotonic()`."""
+        """Wait until the task has ended; at `deadline` (`monotonic()`) kill the process."""
         if not self.ended.wait(max(0.0, deadline - monotonic())):
             self.kill()
             self.ended.wait(WORKER_STOP_S)
 
     def kill(self) -> None:
-        """Kill it and its descendants. From any thread."""
+        """Kill the process and its descendants. From any thread."""
         self.killed = True
         if self.probe is not None:
             self.probe.kill_tree()
@@ -210,15 +211,15 @@ class LokyProcess:
             self._executor.shutdown(wait=False, kill_workers=True)
 
     def shut_down(self) -> None:
-        """Wait until it is dead, and loky has released everything of it."""
+        """Wait until the process is dead, and loky has released all its resources."""
         with contextlib.suppress(AttributeError):  # `kill` in another thread was faster
             self._executor.shutdown(wait=True, kill_workers=self.killed)
-        # After `kill` loky no longer waits for it here, because it has forgotten its thread.
+        # After `kill`, loky's `shutdown` no longer waits, because loky has forgotten its thread.
         if self._watcher is not None and self._watcher is not threading.current_thread():
             self._watcher.join()
-        # If loky found the process dead already, it leaves a pipe and a semaphore behind until the
-        # next look at the children of this process. Its thread must have ended before that look:
-        # while that thread reads the exit code, no other thread learns of it.
+        # If loky found the process dead, it leaves a pipe and a semaphore behind until the next
+        # look at the children of this process. loky's thread must have ended before that look:
+        # while the thread reads the exit code, no other thread learns that the process has ended.
         active_children()
 
     def abandon(self) -> None:
@@ -233,9 +234,9 @@ class LokyProcess:
 
 
 class WorkerProcess(ProcessOfLoky):  # type: ignore[misc] # loky is not typed
-    """A process of loky's that was started before: the newborn takes its place."""
+    """A process of loky's that was started before: the newborn is that process."""
 
-    #: None once it has its orders, and if the executor has used it up.
+    #: None once the newborn has its orders, and if the executor has used it up.
     newborn: Newborn | None
 
     @staticmethod
@@ -255,8 +256,9 @@ class WorkerProcess(ProcessOfLoky):  # type: ignore[misc] # loky is not typed
 class _Context(LokyContext):  # type: ignore[misc] # loky is not typed
     """loky's context, whose only process is the newborn.
 
-    loky's own locks have names. To remove those in the end loky starts a tracker: one more process,
-    which imports all of loky. An executor with a single worker needs no lock between processes.
+    loky's own locks have names. To remove these names in the end, loky starts a tracker: one more
+    process, which imports all of loky. An executor with a single worker needs no lock between
+    processes.
     """
 
     def __init__(self, newborn: Newborn) -> None:
@@ -276,7 +278,7 @@ class _Context(LokyContext):  # type: ignore[misc] # loky is not typed
 
 
 def _orders(worker: WorkerProcess, newborn: Newborn) -> bytes:
-    """The settings that `loky.backend.spawn.prepare` makes in the new process, and its task."""
+    """The settings that `loky.backend.spawn.prepare` makes in the new process, and the task."""
     tracker = multiprocessing.resource_tracker.getfd()
     assert tracker is not None
     settings = {

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""A worker's reports, turned into outcomes: errors that say what happened to which delivery."""
+"""Turns a worker's reports into outcomes, with errors that name the delivery and the cause."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from procbus.pool.memory.shared_file import Form, Place, load
 from procbus.pool.wire import End, Ending
 
 _SUCCEEDED = OutcomeKind.SUCCEEDED
-#: Makes an `Outcome` without checking arguments: half of the time, for every delivery.
+#: Makes an `Outcome` without a check of its arguments: in half the time, for every delivery.
 _new = tuple.__new__
 
 
@@ -42,7 +42,7 @@ def outcome_of(
     started_at, ended_at, frame, alone, place, _ = end
     try:
         loaded = decode(frame) if place is None else load(Form(place.form), frame, views(place))
-        # A block may also hold a plain value as it is, without pickle.
+        # A block may also hold the content of a plain value, without pickle.
         plain = place is not None and place.form not in (Form.BUFFERS, Form.PICKLED)
         ending, value, extra = (Ending.SUCCEEDED, loaded, None) if alone or plain else tuple(loaded)
     except BaseException as error:  # noqa: BLE001 - decoding runs the user's code, and takes memory
@@ -155,10 +155,10 @@ def died(
     """Make the outcome of the delivery that a worker was running when it died.
 
     Args:
-        delivery: the delivery that it was running.
-        gone: the facts of its death.
-        ran_s: time for which it had been running, in seconds.
-        rss: last reading of its memory in bytes; 0 if there was none.
+        delivery: the delivery that the worker was running.
+        gone: the facts of the worker's death.
+        ran_s: time for which the delivery had been running, in seconds.
+        rss: last reading of the worker's memory, in bytes; 0 if there was none.
         out_of_memory: whether the signs say that the kernel killed it for lack of memory.
     """
     how, progress = describe_exit(gone.exit_code), gone.last_words.progress

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """The parent's end of the line to one worker: it encodes batches and reads reports.
 
-How the bytes travel is the business of each pool.
+Each pool sends the bytes in its own way.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ from procbus.system.exit_hooks import may_replace
 
 # The cost of one worker's handlers: the worker's sums, and the parent's own time.
 
-#: Maximum number of results of a report that tell the time between two runs.
+#: Maximum number of results in a report from which the time between two runs is measured.
 LOOKED_AT = 9
 
 
@@ -61,7 +61,7 @@ class Costs:
         self._subscriptions: dict[int, Subscription] = {}
 
     def know(self, subscription: Subscription) -> None:
-        """Note the subscription of a handler's number."""
+        """Note which subscription has the number of its handler."""
         self._subscriptions[subscription.handler.number] = subscription
 
     def forget(self, handlers: Iterable[int]) -> None:
@@ -76,8 +76,8 @@ class Costs:
 
         Args:
             deliveries: the batch.
-            kinds: its number of kinds.
-            cpu_s: CPU seconds that it took.
+            kinds: the number of different kinds of its deliveries.
+            cpu_s: CPU seconds that encoding took.
             anew: whether handlers or classes were encoded, which happens once.
         """
         subscription = deliveries[0].subscription
@@ -97,10 +97,10 @@ class Costs:
         """Note the cost of the results of some deliveries.
 
         Args:
-            first: the first of them.
-            count: their number.
+            first: the first of these deliveries.
+            count: the number of these deliveries.
             cpu_s: CPU seconds that reading them took.
-            times: start and end of the first runs, if these are of one handler.
+            times: start and end of the first runs, if all of these are of one handler.
         """
         subscription, received_s = first.subscription, cpu_s / count
         subscription.meter.note_received(received_s)
@@ -110,7 +110,7 @@ class Costs:
             subscription.note_after(received_s + apart_s[len(apart_s) // 2])
 
     def take_in(self, message: bytes | bytearray) -> bool:
-        """Take in a message if it reports the worker's sums; otherwise return False."""
+        """Take in a message with the worker's sums; return False for any other message."""
         if message[:1] != Tag.MEASURED.value:
             return False
         for handler, sums in decode(memoryview(message)[1:]).items():
@@ -142,7 +142,7 @@ class ParentEnd:
         definitions: encoded handlers, by number: shared by all workers of a pool.
         events: memory for the large buffers of events: shared by all workers of a pool.
         results: memory for the large buffers of this worker's results.
-        batches: memory for events that are not large; None if all of these take the pipe.
+        batches: memory for events that are not large; None if all such events take the pipe.
     """
 
     def __init__(
@@ -162,18 +162,18 @@ class ParentEnd:
         self._events = EventWriter(self.number, events, self._encoder)
         self._handlers = KnownHandlers(definitions)
         self.costs = Costs()
-        #: Classes, and freed blocks of results, that no sent message has reported yet; a message
-        #: without deliveries is never sent.
+        #: Classes, and freed blocks of results, that no sent message has reported yet. (A message
+        #: without deliveries is never sent.)
         self._classes_due: list[tuple[ClassNumber, bytes]] = []
         self._freed_due: list[tuple[int, int]] = []
-        #: Deliveries of the worker's batches, in order; number of results of the first batch that
-        #: came in messages; and number that came in any way.
+        #: Deliveries of the worker's batches, in order. Then, for the first batch: the number of
+        #: results that came in messages, and the number that came in any way.
         self._batches: dict[int, list[Delivery]] = {}
         #: The batches among them whose deliveries are all of one kind.
         self._of_one_handler: set[int] = set()
         self._told = 0
         self._received = 0
-        #: The context variables encoded last, within one batch, since values may change.
+        #: The context variables encoded last. Kept only within one batch, since values may change.
         self._carried: tuple[Carried, Variables] | None = None
 
     # To the worker.
@@ -181,7 +181,7 @@ class ParentEnd:
     def prepare(self, batch: int, deliveries: Sequence[Delivery]) -> Message:
         """Encode a batch: each event alone, each handler and class once for this worker.
 
-        The last message prepared must be sent, or dropped for good, before the next is prepared.
+        The last prepared message must be sent or dropped for good before the next one is prepared.
         """
         began_s = thread_time()
         if gone := self._handlers.begin():
@@ -260,7 +260,8 @@ class ParentEnd:
                     events.append(data)
                 held += length
                 if held > LEAST_BYTES and total <= shared_bytes and slots is not None:
-                    # At once, while it is in the CPU's caches; and the next event gets its memory.
+                    # Copied at once, while the event is in the CPU's caches. The next event then
+                    # gets the memory that this one had.
                     slots.put(events)
                     events.clear()
                     held = 0
@@ -309,7 +310,7 @@ class ParentEnd:
         return message
 
     def _kind_of(self, delivery: Delivery, receipt: Receipt) -> CommonHead:
-        """Return the properties that deliveries share, with the handler defined in the worker."""
+        """Return the properties that deliveries share; have the worker know the handler."""
         handler = delivery.subscription.handler
         if handler.number not in self._handlers.numbers:
             self._handlers.define(handler)
@@ -319,7 +320,7 @@ class ParentEnd:
         return handler.number, receipt.parent_id, receipt.topic, attempt, variables
 
     def _variables_of(self, carried: Carried) -> Variables:
-        """Encode context variables, defined in the worker, once for deliveries in a row."""
+        """Encode context variables, once for deliveries in a row; have the worker know them."""
         if self._carried is not None and self._carried[0].same(carried):
             return self._carried[1]
         carry = carried.carry
@@ -336,7 +337,7 @@ class ParentEnd:
         return self._carried[1]
 
     def wait_for_room(self, timeout_s: float) -> None:
-        """Wait until there may be room for the last message, which had none."""
+        """Wait until the last message, which found no room, may find some."""
         self._events.wait_for_room(timeout_s)
 
     def sent(self, message: Message) -> None:
@@ -362,7 +363,7 @@ class ParentEnd:
 
         Args:
             message: the message.
-            left: returns results in the logbook, if the message has only their place.
+            left: returns the results in the logbook at a place, if the message has only the place.
         """
         began_s = thread_time()
         results = unpack_results(message) if left is None else unpack_shared(message, left)
@@ -392,7 +393,7 @@ class ParentEnd:
         return Report(results.batch, Successes(times, values), rest, results.complete)
 
     def take_aside(self, message: bytes | bytearray) -> None:
-        """Take in a message that is no result: sums, a log record or a warning."""
+        """Take in a message that has no results, but sums, a log record or a warning."""
         if not self.costs.take_in(message):
             take_in(Tag(message[:1]), memoryview(message)[1:])
 
@@ -415,11 +416,12 @@ class ParentEnd:
         deliveries = self._batches.get(page.batch)
         if deliveries is None:
             return NO_WORDS
-        # The worker may have sent results and died before it noted that: such results are skipped.
+        # The worker may have sent results, and died before it noted the sending. Such results are
+        # skipped.
         ends, end = self._ends(page.unsent, deliveries, page.sent)
         done = max(self._received, end)
         in_handler = page.running and page.at >= done
-        ran_s = max(0.0, noticed_at - page.since)  # the start is counted from loading on
+        ran_s = max(0.0, noticed_at - page.since)  # `since` may lie ahead: see `At`
         if not in_handler:
             return LastWords(page.batch, ends, None)
         reported = None if page.reported is None else Reported(*page.reported)
@@ -432,7 +434,7 @@ class ParentEnd:
         """Read results of the first batch, from its delivery `first` on.
 
         Returns:
-            The ends that did not come in another way before, and the index after the last
+            The ends that have not come in another way before, and the index after the last
             delivery.
         """
         ends: list[Ended] = []
@@ -458,7 +460,7 @@ class ParentEnd:
             self._encoder.know(cls, number)
 
     def close(self) -> None:
-        """Forget the worker's classes and kept blocks, because it is gone."""
+        """Forget the worker's classes and kept blocks, because the worker is gone."""
         forget_classes(self.number)
         self._events.close()
         self._results.close()
