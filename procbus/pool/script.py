@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""The settings of a worker, and the ones of the script's process that it should have too.
+"""The settings of a worker, and settings of the script's process that the worker should have too.
 
-The latter are read when a worker is launched. Settings of one thread or context, such as the
-context of `decimal`, are not included; nor is the stack size of threads, which cannot be read
-without a change.
+The script's settings are read when a worker is launched. Settings of one thread or context, such as
+the context of `decimal`, are not included. Nor is the stack size of threads: Python can read it
+only by changing it.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class ScriptSettings(NamedTuple):
         sys.setrecursionlimit(self.recursion_limit)
         sys.set_int_max_str_digits(self.int_digits)
         sys.setswitchinterval(self.switch_interval_s)
-        with contextlib.suppress(ValueError):  # in a worker loky's method is not known here
+        with contextlib.suppress(ValueError):  # in a worker, loky's start method is unknown
             multiprocessing.set_start_method(self.start_method, force=True)
         if self.locale is not None:
             import locale
@@ -65,7 +65,8 @@ class ScriptSettings(NamedTuple):
     def _filter_warnings(self) -> None:
         filters: list[Any] = []
         for action, text, (module, name), where, line in self.warning_filters:
-            # A category of a library that is not imported here is not needed yet either.
+            # A category that cannot be found belongs to a library that this process has not
+            # imported, so it is not needed yet.
             category = getattr(sys.modules.get(module), name, None)
             if isinstance(category, type):
                 filters.append((action, text, category, where, line))
@@ -84,25 +85,28 @@ class WorkerSettings(NamedTuple):
     nice: int | None
     #: The run of the bus, for `current()`.
     run: Run
-    #: Levels of the parent's loggers that have one set.
+    #: Levels of the parent's loggers that have a level set.
     log_levels: dict[str, int]
     #: Maximum wait of finished results for more of their batch, in seconds; None for the default.
     flush_s: float | None = None
     #: Settings of the script's process; None if the worker is on another machine.
     script: ScriptSettings | None = None
-    #: Whether it ignores SIGTERM. A service manager may send the signal to all processes of a
-    #: service, and the script ends its workers itself when it has finished.
+    #: Whether the worker ignores SIGTERM. A service manager may send the signal to all processes of
+    #: a service, and the script ends its workers itself when it has finished.
     keeps_on: bool = False
-    #: Its number in the lane, for `current().worker`.
+    #: The worker's number in the lane, for `current().worker`.
     place: int = 0
-    #: Environment variables that it alone gets.
+    #: Environment variables that only this worker gets.
     environment: Mapping[str, str] | None = None
     #: The functions of handlers with eager resources, pickled; empty for none.
     eager: bytes = b""
 
 
 class PathSince:
-    """Additions to the script's import path since this was made, which workers may lack."""
+    """The directories added to the script's import path since this object was made.
+
+    Workers that were started before may lack these directories.
+    """
 
     def __init__(self) -> None:
         self._known = frozenset(sys.path)

@@ -2,7 +2,8 @@
 """The Python stack of a worker, read from outside, even while C code holds its GIL.
 
 `faulthandler` writes the stack from a C signal handler, into memory that the parent reads. The
-worker need not cooperate, so a handler that hangs in a regular expression shows its stack too.
+worker's Python code need not run for this. So you see the stack even of a handler that hangs in a
+regular expression.
 """
 
 from __future__ import annotations
@@ -54,8 +55,8 @@ class StackPage:
         self._fd = fd
         self._number = number
         #: Held while the parent asks (`PATIENCE_S` at most) or reads, so that the file stays open.
-        #: Otherwise the number of its descriptor might belong to another file by then, which would
-        #: be truncated.
+        #: If the file were closed, its descriptor's number might belong to another file, and that
+        #: file would be truncated.
         self._in_use = threading.Lock()
 
     @classmethod
@@ -72,7 +73,7 @@ class StackPage:
         return self._fd
 
     def listen(self) -> None:
-        """Write the stack here whenever the signal comes; called in the worker."""
+        """Have the stack written to this page whenever the signal comes; called in the worker."""
         if self._number is not None:
             faulthandler.register(self._number, file=self._fd, all_threads=True)
 
@@ -119,7 +120,7 @@ def _attach(duplicate: Any) -> StackPage:
 
 
 def handler_stack(dump: str) -> str:
-    """Format a dump of faulthandler: the handler's thread like a traceback, then the others.
+    """Format a dump of faulthandler: the handler's thread like a traceback, then other threads.
 
     The frames that called the handler (procbus, loky) are left out.
     """

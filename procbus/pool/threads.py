@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: MIT
 """Workers in threads of this process: `EventBus(cpu="threads")`.
 
-Without a GIL they compute side by side, and each event is handed over as it is. A thread cannot be
-ended, and its crash is the script's: so each promise that needs a process of its own is refused
-when you subscribe.
+Without a GIL the threads compute side by side, and a handler gets the very object that you publish.
+A thread cannot be ended, and its crash ends the script. So `subscribe` refuses each option that
+needs a process for the worker.
 
-A worker is a thread beside its companion, and two queues between them. The worker takes a batch,
-runs its deliveries and puts its reports into the other queue.
+A worker is a thread beside its companion. Two queues lie between the two threads. The worker takes
+a batch from one queue, runs its deliveries, and puts its reports into the other queue.
 """
 
 from __future__ import annotations
@@ -87,10 +87,10 @@ class ThreadPool:
     """Workers in threads of this process. See `procbus.pool.interface.Pool`.
 
     Args:
-        workers: maximum of workers; None for one for each core.
+        workers: maximum of workers; None for one worker on each core.
         init: the user's set-up of each worker; None for none.
         owner: the dispatcher of the bus, for `current()` in handlers.
-        run: the run of the bus, likewise.
+        run: the run of the bus, for `current()` in handlers.
         resources: the resources of the bus; None for none.
     """
 
@@ -114,7 +114,7 @@ class ThreadPool:
         #: Guards the fields below, and wakes workers that wait for a place.
         self._changed = threading.Condition()
         self._started = 0
-        #: Number of threads whose handler waits for the bus; others have their places meanwhile.
+        #: Number of threads whose handler waits for the bus. Other threads have their places.
         self._lent = 0
         #: Threads left behind in a handler. If there are more than `workers`, a new worker waits
         #: until one of them returns.
@@ -145,11 +145,11 @@ class ThreadPool:
 
     @property
     def full(self) -> bool:
-        """Whether more threads are left behind than it has workers."""
+        """Whether more threads are left behind than the pool has workers."""
         return len(self._left_behind) > self._workers
 
     def lend(self, count: int) -> None:
-        """Note that this many more threads wait for the bus in a handler."""
+        """Note that `count` more threads wait for the bus in a handler."""
         with self._changed:
             self._lent += count
 
@@ -166,7 +166,7 @@ class ThreadPool:
             self._changed.notify_all()
 
     def await_place(self, given_up: Callable[[], bool]) -> None:
-        """Wait until a worker may begin, or until `given_up`."""
+        """Wait until a worker may begin, or until `given_up()` is true."""
         with self._changed:
             while self.full and not given_up():
                 self._changed.wait(LOOK_UP_S)
@@ -196,13 +196,13 @@ class ThreadPool:
 class ThreadWorker:
     """One thread, seen from its companion. See `procbus.pool.interface.Worker`.
 
-    `_lock` guards the fields below it. A killed worker is a thread left behind: it runs its handler
-    to the end, begins no other, and reports nothing more.
+    `_lock` guards the fields that follow it. A killed worker is a thread left behind: it runs its
+    handler to the end, begins no other handler, and reports nothing more.
 
     Args:
         pool: the pool of the worker.
         number: number of the worker in its pool.
-        place: its place in the lane, which its replacement gets.
+        place: the worker's place in the lane. Its replacement gets the same place.
     """
 
     #: The only process to look at is this one. It returns taken-back deliveries at once.
@@ -217,30 +217,31 @@ class ThreadWorker:
         self._batches: SimpleQueue[Message | None] = SimpleQueue()
         #: Numbers of the sent batches that have not been reported as complete. For the companion.
         self._sent: deque[int] = deque()
-        # May be taken again by its thread: a signal handler may close the bus in the middle.
+        # Reentrant: a signal handler may close the bus while its thread holds the lock.
         self._lock = threading.RLock()
-        #: Reports, and None once it is dead.
+        #: Reports for the companion, and None once the worker is dead.
         self._reports: SimpleQueue[Report | BaseException | None] = SimpleQueue()
         self._dead = False
-        #: Number of deliveries that it may still begin.
+        #: Number of deliveries that the worker may still begin.
         self._tokens = 0
-        #: The present batch, and the place of the running delivery, which any thread may read. The
-        #: delivery itself is left there after its end.
+        #: The present batch, and the place of the running delivery, which any thread may read.
+        #: `_delivery` keeps the delivery after its end.
         self._batch = 0
         self._at: At | None = None
         self._delivery: Delivery | None = None
-        #: The last report of the delivery that it was killed in.
+        #: The last report of the delivery during which the worker was killed.
         self._last_progress: Progress | None = None
         #: The unreported ends: first the plain successes, then all others.
         self._times: list[tuple[float, float, int]] = []
         self._values: list[Any] = []
         self._ends: list[Ended] = []
-        # For its own thread.
+        # Used only by the worker's own thread.
         self._set_up_since: float | None = None
         #: Whether this is a copy of the thread, in a child that user code forked.
         self._forked = False
         #: The context that each handler begins with, with the variables that the set-up has left;
-        #: and the context of batches. While that is clean, handlers run in it.
+        #: and the context of batches. While no handler has left variables in the context of
+        #: batches, handlers run in that context.
         self._base, self._own, self._clean = Context(), Context(), _CLEAN
         self._tally = Tally(cpu_s=thread_time, children_s=lambda: 0.0)
         #: Number of waits for the bus that the running delivery is in.
@@ -268,7 +269,7 @@ class ThreadWorker:
         return Message(batch, deliveries=[each for each in deliveries if each.receipt is not None])
 
     def offer(self, message: Message) -> None:
-        """Allow it to begin the deliveries of a message."""
+        """Allow the worker to begin the deliveries of a message."""
         with self._lock:
             if not self._dead:
                 self._tokens += len(message.deliveries)
@@ -286,7 +287,7 @@ class ThreadWorker:
         """Do nothing: a message needs no room."""
 
     def take_back(self, most: int) -> int:
-        """Take back deliveries that it has not begun."""
+        """Take back deliveries that the worker has not begun."""
         with self._lock:
             taken = min(most, self._tokens)
             self._tokens -= taken
@@ -314,7 +315,7 @@ class ThreadWorker:
         """Wait for the end of the user's set-up.
 
         Raises:
-            WorkerGone: it failed, or the worker was killed meanwhile.
+            WorkerGone: the set-up failed, or the worker was killed meanwhile.
         """
         report = self._reports.get()
         if report is _READY:
@@ -350,7 +351,7 @@ class ThreadWorker:
         return stack_of_thread(self.thread.ident, __file__)
 
     def tell_cancelled(self, at: At) -> None:
-        """Do nothing: the handler reads the request where the delivery has it."""
+        """Do nothing: the handler reads the request in the delivery itself."""
 
     def watch_memory(self, at: At, limit: int) -> None:
         """Do nothing: it has no memory of its own."""
@@ -358,7 +359,7 @@ class ThreadWorker:
     # The end.
 
     def kill_in(self, at: At, condemn: Callable[[str], None]) -> Task[bool]:
-        """Leave the thread behind, if it is still at that delivery."""
+        """Leave the thread behind, if it still runs that delivery."""
         stack = yield from self.ask_stack()
         with self._lock:
             if self._dead or self._at != at:
@@ -379,11 +380,11 @@ class ThreadWorker:
         return self._dead
 
     def hang_up(self) -> None:
-        """Kill it: it has no process that could be dead already."""
+        """Kill the worker: it has no process that could be dead already."""
         self.kill()
 
     def stop(self) -> None:
-        """End an idle thread, and wait for that. Idempotent."""
+        """End an idle thread, and wait for its end. Idempotent."""
         self._batches.put(None)
         with self._lock:
             was_dead, self._dead = self._dead, True
@@ -392,7 +393,7 @@ class ThreadWorker:
             self.thread.join(STOP_S)
 
     def kill(self) -> None:
-        """Have it report nothing more, and begin nothing more."""
+        """Have the worker report nothing more, and begin nothing more."""
         with self._lock:
             if not self._dead:
                 self._locked_die()
@@ -418,7 +419,7 @@ class ThreadWorker:
     # Called under the lock.
 
     def _locked_glance(self) -> Report:
-        """Report the ends so far of the first batch, if that is the present one."""
+        """Report the ends so far of the first sent batch, if it is the present batch."""
         first = self._sent[0]
         if self._batch != first:
             return Report(first, NO_SUCCESSES, [], complete=False)
@@ -460,7 +461,7 @@ class ThreadWorker:
             if message is None:
                 return
             self._own.run(self._run_batch, message.batch, message.deliveries)
-            # No object of an event may be kept alive during the wait for the next.
+            # No object of an event may be kept alive during the wait for the next event.
             del message
             if len(self._own) != _CLEAN:  # a handler has left a variable in it
                 self._own = Context()
@@ -486,7 +487,7 @@ class ThreadWorker:
         return report is _READY
 
     def _run_batch(self, number: int, deliveries: Sequence[Delivery]) -> None:
-        """Run the deliveries of a batch that it may begin, and report their ends."""
+        """Run the deliveries of a batch that the worker may begin, and report their ends."""
         lock, tally, subscription, done = self._lock, self._tally, None, 0
         with lock:
             self._batch = number
@@ -498,7 +499,7 @@ class ThreadWorker:
                 tally.turn(subscription.handler.number, done)
             with lock:
                 if not self._tokens:
-                    break  # the rest was taken back, or it was killed
+                    break  # the rest was taken back, or the worker was killed
                 self._tokens -= 1
                 started_at = monotonic()
                 self._at, self._delivery = (number, done, started_at), delivery
@@ -528,9 +529,9 @@ class ThreadWorker:
         self._measured.clear()
 
     def _run(self, delivery: Delivery, started_at: float) -> float:
-        """Run one delivery, note its end, and return the time of that."""
+        """Run one delivery, note its end, and return the time of its end."""
         receipt = delivery.receipt
-        if receipt is None:  # it was settled meanwhile, so its end does not matter
+        if receipt is None:  # the delivery was settled meanwhile, so its end does not matter
             return self._note_success((started_at, started_at, 0), None)
         published: list[tuple[str | None, Any]] = []
         seat = [self._make_context, delivery, receipt, published]
@@ -608,7 +609,7 @@ class ThreadWorker:
     # Waiting for the bus in a handler.
 
     def pause(self, receipt: Receipt | None, instead: str, *, blocks: bool) -> Callable[[], object]:
-        """Have another worker take the place of this one meanwhile; see `HandlerRunner`."""
+        """Lend this worker's place to another one while its handler waits; see `HandlerRunner`."""
         del instead, blocks  # a thread may block
         if receipt is not None:
             self.check(receipt)
@@ -616,8 +617,8 @@ class ThreadWorker:
             self._pool.lend(1)
         self._waits += 1
         if self._waits == 1:
-            # The second one is empty: then the companion takes back the deliveries that this worker
-            # has not begun, for others.
+            # The second report is empty. At an empty report the companion takes back the deliveries
+            # that this worker has not begun, for other workers.
             self._report(complete=False)
             self._report(complete=False)
         return self._resume

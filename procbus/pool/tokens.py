@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
 """One token for each delivery that a worker may still begin: a semaphore of two processes.
 
-A semaphore of `multiprocessing` or loky has a name for as long as it is used, and loky starts a
-process only to remove such names, which imports all of loky. This semaphore has its name for some
-milliseconds: until the worker has opened it. After that nothing can be left behind.
+A semaphore of `multiprocessing` or loky has a name for as long as it is used. Only to remove such
+names, loky starts a process, which imports all of loky. The semaphore of this module has a name
+only for some milliseconds, until the worker has opened it. After that no name can be left behind.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ class SharedTokens:
     """
 
     def __init__(self, name: str) -> None:
-        #: `acquire(False)` takes a token if there is one; `release()` adds one. Both belong to the
-        #: semaphore itself, because each delivery calls them.
+        #: `acquire(False)` takes a token if there is one; `release()` adds one. Both are methods of
+        #: the semaphore itself, which are faster: each delivery calls them.
         self.acquire: Any = None
         self.release: Any = None
         self._name = name
@@ -52,7 +52,7 @@ class SharedTokens:
             self._named = False
             with suppress(FileNotFoundError):
                 sem_unlink(self._name)
-            with suppress(OSError):  # the tracker has died: nothing is left for it to remove
+            with suppress(OSError):  # the tracker has died, and its list with it
                 resource_tracker.unregister(self._name, "semaphore")
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -66,7 +66,7 @@ class SharedTokens:
 def _register(name: str) -> None:
     """Have the tracker remove the name if this process is killed.
 
-    The tracker is started again if it is found dead. But it may die right after that look.
+    The tracker is started again if it is found dead. But it may also die right after that check.
     """
     for _ in range(_ATTEMPTS - 1):
         with suppress(BrokenPipeError):
@@ -77,6 +77,6 @@ def _register(name: str) -> None:
 
 def _open(name: str) -> SharedTokens:
     tokens = SharedTokens(name)
-    # There is no other way to open an existing one; `multiprocessing` does the same.
+    # There is no other way to open an existing semaphore; `multiprocessing` does the same.
     tokens._use(SemLock._rebuild(0, _COUNTS, SemLock.SEM_VALUE_MAX, name))  # noqa: SLF001
     return tokens

@@ -2,9 +2,9 @@
 """The layout of messages on the pipe between a parent and one worker.
 
 A message to the worker is one batch: a pickled head, followed by the events. Each event is encoded
-alone, so that two events share no object by accident, and an event that cannot be decoded fails
-alone. Small numbers and strings, and the values of plain instances, are in the head instead. The
-first byte of a message from the worker tells its kind.
+alone. So two events share no object by accident, and an event that cannot be decoded is the only
+one that fails. Small numbers and strings, and the values of plain instances, are in the head
+instead. The first byte of a message from the worker tells the kind of message.
 """
 
 from __future__ import annotations
@@ -34,17 +34,17 @@ _ENDED = struct.Struct("<ddI")
 #: Flag in the size of a frame that is the pickled return value alone: the handler succeeded and
 #: published nothing. A frame of this size or more does not fit beside the flag: see `_LONG`.
 _ALONE = 1 << 31
-#: Values of that size for a whole number of 64 bits, and for a float: the handler succeeded and
-#: returned the number, which follows in 8 bytes.
+#: Values in place of the size, for a whole number of 64 bits and for a float: the handler succeeded
+#: and returned the number, which follows in 8 bytes.
 IS_INT, IS_FLOAT = (1 << 32) - 1, (1 << 32) - 2
 LEAST_INT, GREATEST_INT = -(1 << 63), (1 << 63) - 1
 _INT_ENDED, _FLOAT_ENDED = struct.Struct("<ddIq"), struct.Struct("<ddId")
-#: The same without the size; and the size alone.
+#: The layouts of such an end without the size; and the layout of the size alone.
 _TIMED_NUMBER = {(IS_INT,): struct.Struct("<dd4xq"), (IS_FLOAT,): struct.Struct("<dd4xd")}
 _NUMBER_KIND = struct.Struct("<16xI8x")
-#: Values in place of a start, for notes about the next ends: a class that they need; the place of
-#: the next buffers; changes of the blocks of events that are kept; or the size of the next frame,
-#: whose own size field is 0.
+#: Values in place of a start, which mark a note about the next ends. The note is a class that they
+#: need; the place of the next buffers; changes of the blocks of events that are kept; or the size
+#: of the next frame, whose own size field is 0.
 _DEFINITION, _PLACE, _KEPT, _LONG = -1.0, -2.0, -3.0, -4.0
 
 
@@ -63,7 +63,7 @@ class Tag(bytes, enum.Enum):
     MEASURED = b"M"
 
 
-#: Asked for each batch; the enum takes two calls to say it.
+#: The values of two tags, which each batch needs; reading one from the enum takes two calls.
 RESULTS_TAG, SHARED_TAG = Tag.RESULTS.value, Tag.SHARED.value
 
 
@@ -121,10 +121,10 @@ class BatchHead(NamedTuple):
     atoms: list[Any]
     #: Place of the large part of an event, by index of the delivery.
     large: dict[int, Large]
-    #: Whether a worker that nearly uses up a handler's memory limit leaves the delivery undone.
+    #: Whether a worker whose memory is near a handler's limit leaves the delivery undone.
     careful: bool
-    #: Freed blocks of events; freed blocks of results, and the maximum of bytes in these that wait
-    #: to be used again.
+    #: Freed blocks of events; freed blocks of results, with the maximum of bytes in blocks of
+    #: results that wait to be used again.
     gone: list[int]
     freed: tuple[int, list[tuple[int, int]]] | None
     #: Handlers that are no longer needed; dropped before the new ones are taken in.
@@ -153,16 +153,16 @@ def events_at(message: bytes) -> int:
 
 
 def unpack_batch(message: bytes | bytearray) -> tuple[BatchHead, memoryview]:
-    """Return the head of a batch, and all its events one behind the other."""
+    """Return the head of a batch, and the bytes of all its events, one behind the other."""
     view = memoryview(message)
     start = _HEAD_SIZE.size
     end = start + _HEAD_SIZE.unpack_from(view)[0]
     return BatchHead(*decode(view[start:end])), view[end:]
 
 
-#: Lays out the end of a delivery whose handler returned None and published nothing; and a number:
-#: `IS_INT` with an int in the range above, or `IS_FLOAT` with a float. Both take the start, the end
-#: and the size.
+#: Functions that lay out the end of a delivery whose handler published nothing, and returned None,
+#: an int in the range above, or a float. Each takes the start, the end and the size. For a number
+#: the size is `IS_INT` or `IS_FLOAT`, and the number follows.
 pack_bare, pack_int, pack_float = _ENDED.pack, _INT_ENDED.pack, _FLOAT_ENDED.pack
 
 
@@ -193,7 +193,7 @@ def pack_place(place: Place) -> bytes:
 
 
 def pack_kept(kept: Sequence[int], dropped: Sequence[int]) -> bytes:
-    """Lay out which blocks of events a handler keeps views of, and which no longer."""
+    """Lay out the blocks of events that a handler keeps views of, and blocks it no longer keeps."""
     return _pack_note(_KEPT, (kept, dropped))
 
 
@@ -209,18 +209,18 @@ def _pack_long(started_at: float, ended_at: float, flag: int, frame: bytes) -> b
 
 
 def results_head(batch: int, done: int, complete: bool) -> bytes:
-    """First part of a results message: the results themselves follow.
+    """Return the first part of a results message. The results themselves follow.
 
     Args:
         batch: number of the batch.
-        done: deliveries of it that have ended, including the ones in this message.
-        complete: whether the worker is finished with it.
+        done: number of its ended deliveries, including the ones in the message.
+        complete: whether the worker has finished the batch.
     """
     return _RESULTS.pack(RESULTS_TAG, batch, done, complete)
 
 
 def shared_results(batch: int, done: int, complete: bool, place: tuple[int, int]) -> bytes:
-    """Return a whole results message, whose results stay in the logbook.
+    """Return a whole results message for results that stay in the logbook.
 
     Args:
         batch: number of the batch.
@@ -255,8 +255,8 @@ def read_successes(results: Results, told: int, received: int) -> tuple[Successe
 
     Args:
         results: the message.
-        told: deliveries of the batch that ended before the ones in it.
-        received: deliveries whose values are known already: their values come as None.
+        told: number of deliveries of the batch that ended before the ones in the message.
+        received: number of deliveries whose values are known already. Their values come as None.
 
     Returns:
         The successes, and the offset of the other ends, which `each_end` reads.
@@ -298,7 +298,7 @@ def read_successes(results: Results, told: int, received: int) -> tuple[Successe
 
 
 def _number(data: memoryview, position: int, size: int) -> int | float:
-    """The number that a handler returned, from its end."""
+    """Read the number that a handler returned, from the end of its delivery."""
     ended = _INT_ENDED if size == IS_INT else _FLOAT_ENDED
     number: int | float = ended.unpack_from(data, position)[3]
     return number
@@ -323,8 +323,8 @@ def unpack_shared(message: bytes | bytearray, view: Callable[[int, int], memoryv
 
 #: Start and end of the handler, and pickled (Ending, value, published or events dropped); empty
 #: for a handler that returned None and published nothing. Then whether the value alone is pickled;
-#: where the large part of it lies; and which blocks of events are kept from now on, and which no
-#: longer.
+#: the place of the value's large part; and the blocks of events that are kept from now on, and the
+#: ones that are no longer kept.
 End = tuple[float, float, memoryview, bool, "Place | None", "Kept | None"]
 Kept = tuple[list[int], list[int]]
 
@@ -333,7 +333,7 @@ def each_end(
     data: bytes | memoryview,
     define: Callable[[ClassNumber, bytes], object],
 ) -> Iterator[End]:
-    """Go through results, in order.
+    """Go through the ends in a results message, in order.
 
     Args:
         data: the results.
