@@ -695,7 +695,7 @@ class _Pickler(_DefinitionPickler):
         return super().reducer_override(obj)
 
     def _name_single(self, obj: Any) -> Any:
-        return by_value.single(obj)  # other ones that matter came with a handler or class
+        return by_value.single(obj)  # other such objects came with a handler or class
 
     def _share(self, _: Any, reduced: Any) -> Any:
         return reduced  # each event has copies of its own

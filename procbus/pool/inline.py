@@ -72,7 +72,7 @@ class InlinePool:
         return self._workers
 
     def prepare(self) -> None:
-        """Nothing: a worker in this process starts at once."""
+        """Do nothing: a worker in this process starts at once."""
 
     def start(self, launched: Callable[[InlineWorker], None], place: int = 0) -> InlineWorker:
         """Make a worker, which is ready at once."""
@@ -184,7 +184,7 @@ class InlineWorker:
         return None if reported is None else reported.during(*at[:2])
 
     def set_up_since(self) -> float | None:
-        """Return None: it has no set-up."""
+        """Return None: this worker has no set-up."""
         return None
 
     def ask_stack(self) -> Task[str]:
@@ -194,13 +194,13 @@ class InlineWorker:
         return "".join(traceback.format_stack(frame))
 
     def tell_cancelled(self, at: At) -> None:
-        """Write it into the logbook."""
+        """Write into the logbook that the delivery is cancelled."""
         with self._closing:
             if not self._closed:
                 self._logbook.cancel(*at[:2])
 
     def watch_memory(self, at: At, limit: int) -> None:
-        """Do nothing: it has no memory of its own."""
+        """Do nothing: all memory is the script's."""
 
     def kill_in(self, at: At, condemn: Callable[[str], None]) -> Task[bool]:
         """Have the worker report nothing more of this delivery, if the delivery still runs."""
@@ -213,11 +213,11 @@ class InlineWorker:
             return True
 
     def hang_up(self) -> None:
-        """Kill it: it has no process that could be dead already."""
+        """Kill the worker: it has no process that could be dead already."""
         self.kill()
 
     def stop(self) -> None:
-        """Release its resources. Idempotent."""
+        """Release the worker's resources. Idempotent."""
         if self._own is not None and not self._killed.is_set():
             self._own.close()
         with self._closing:

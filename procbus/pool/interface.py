@@ -47,7 +47,7 @@ class Report(NamedTuple):
     ends: list[Ended]
     #: Whether the worker is finished with the batch. Deliveries that were taken back do not matter.
     complete: bool
-    #: Number of deliveries that it gave back after a recall: the last ones sent.
+    #: Number of deliveries that the worker gave back after a recall: the last ones sent.
     returned: int = 0
 
 
@@ -64,7 +64,7 @@ class LastWords(NamedTuple):
     progress: Progress | None = None
 
 
-#: For a worker that reported no batch, or that never started.
+#: The last words of a worker that reported no batch, or never started.
 NO_WORDS = LastWords(0, [], None)
 
 
@@ -79,11 +79,11 @@ class WorkerGone(Exception):
     Attributes:
         pid: process id of the worker, None if it never started.
         exit_code: as in `subprocess`, None when unknown.
-        last_words: its last moments.
+        last_words: the facts about its last moments.
         noticed_at: time when its death was noticed, in seconds of `time.monotonic()`.
         hopeless: whether starting another worker would be useless.
-        left: whether the worker had to leave its machine. If so, its running delivery is not to
-            blame, and goes back into the queue too.
+        left: whether the worker had to end because its Dask worker ends. If so, its running
+            delivery is not to blame, and goes back into the queue too.
     """
 
     def __init__(

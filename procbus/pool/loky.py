@@ -79,9 +79,9 @@ class LokyWorker:
         self._room = self._channel.buffer_size() // 2
         #: Guards the closing: loky's thread hangs up, other threads look, the companion closes.
         self._closing = threading.Lock()
-        #: Whether it was started, and is not closed yet.
+        #: Whether the process was started, and is not closed yet.
         self._open = False
-        #: Whether its companion knows that it is dead.
+        #: Whether the companion knows that the process is dead.
         self._dead = False
         self._process = LokyProcess(
             newborn,
@@ -257,7 +257,7 @@ class LokyWorker:
         if not probe.stopped():
             yield from self._stack.ask(probe.send_signal)
         halted = yield from probe.stop()
-        stack = self._stack.read()  # before taking the lock, which others wait for: it reads files
+        stack = self._stack.read()  # outside the lock, since it reads files and other threads wait
         still = False
         try:
             with self._closing:
@@ -338,12 +338,12 @@ class LokyWorker:
                 self._tokens.forget_name()
             self._tokens = threading.Semaphore(0)
             self._process.let_go()
-        self._stack.close()  # outside the lock: it may have to wait for a thread that is asking
+        self._stack.close()  # outside the lock, since it may wait for a thread that asks
         self._end.close()
 
 
 def _no_environment(_: int) -> None:
-    """Give a worker no variables of its own."""
+    """Give a worker no additional variables."""
 
 
 # Workers owned by loky: each has an executor with a single worker, and its own pipe.
@@ -386,7 +386,7 @@ class LokyPool:
         #: The stem: a process that never gets orders, and forks workers. Empty if there is none.
         self._stem: list[Newborn] = []
         if newborn is not None:
-            with contextlib.suppress(OSError):  # workers are started without it
+            with contextlib.suppress(OSError):  # workers are started without a stem
                 self._stem.append(newborn.sibling())
         self.keeps_on = keeps_on
         self.run = run

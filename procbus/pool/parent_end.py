@@ -169,7 +169,7 @@ class ParentEnd:
         #: Deliveries of the worker's batches, in order. Then, for the first batch: the number of
         #: results that came in messages, and the number that came in any way.
         self._batches: dict[int, list[Delivery]] = {}
-        #: The batches among them whose deliveries are all of one kind.
+        #: The batches in `_batches` whose deliveries are all of one kind.
         self._of_one_handler: set[int] = set()
         self._told = 0
         self._received = 0
@@ -401,7 +401,7 @@ class ParentEnd:
         """Take the logbook's results of the first batch, without waiting for a message."""
         batch, deliveries = next(iter(self._batches.items()))
         if page is None or page.batch != batch or page.sent > self._received:
-            return Report(batch, NO_SUCCESSES, [], False)  # its messages must be read first
+            return Report(batch, NO_SUCCESSES, [], False)  # read its messages first
         ends, end = self._ends(page.unsent, deliveries, page.sent)
         self._received = max(self._received, end)
         return Report(batch, NO_SUCCESSES, ends, False)

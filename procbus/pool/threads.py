@@ -172,7 +172,7 @@ class ThreadPool:
                 self._changed.wait(LOOK_UP_S)
 
     def prepare(self) -> None:
-        """Nothing: a thread starts at once."""
+        """Do nothing: a thread starts at once."""
 
     def start(self, launched: Callable[[ThreadWorker], None], place: int = 0) -> ThreadWorker:
         """Start a thread, and wait for its set-up."""
@@ -354,7 +354,7 @@ class ThreadWorker:
         """Do nothing: the handler reads the request in the delivery itself."""
 
     def watch_memory(self, at: At, limit: int) -> None:
-        """Do nothing: it has no memory of its own."""
+        """Do nothing: all memory is the script's."""
 
     # The end.
 

@@ -166,7 +166,7 @@ def _packed(definitions: Sequence[tuple[ClassNumber, bytes]]) -> bytes:
     return b"".join(pack_definition(number, definition) for number, definition in definitions)
 
 
-#: Threshold of results that are left in the logbook for the parent to read there, in bytes.
+#: Minimum size of results that stay in the logbook for the parent to read there, in bytes.
 LEFT_BYTES = 8 << 10
 #: Maximum of checks whether the parent has read the results that the next ones would overwrite, and
 #: the interval between two checks, in seconds.
@@ -244,18 +244,19 @@ class Worker:
         self._code = UserCode(self._encoder)
         #: A field, because every delivery uses it.
         self._loaded = self._code.functions.get
-        #: Whether a delivery was run: only memory that deliveries left behind is a reason to refuse
-        #: one.
+        #: Whether a delivery was run. A delivery is refused only because of memory that earlier
+        #: deliveries left behind.
         self._used = False
         self._tally = Tally()
         #: Not empty in a child that the user's code forked in this worker: the child is no worker.
         self._forked: list[bool] = []
         self._strays_logged = 0
         #: The context that each handler begins with, with the variables that the set-up has left,
-        #: usually none; and the context of batches. While that is empty, handlers run in it.
+        #: usually none; and the context of batches. While no handler has left a variable in the
+        #: context of batches, handlers run in that context.
         self._base, self._own = Context(), Context()
-        #: Length of that context when empty; a length that it never has if the set-up left
-        #: variables.
+        #: Length of the context of batches while no handler has left a variable in it; a length
+        #: that it never has if the set-up left variables.
         self._clean = _CLEAN
 
     def set_up(self, init: bytes) -> bool:
@@ -310,7 +311,7 @@ class Worker:
                     self._tell_strays()
                 return
             self.run_batch(message)
-            message = b""  # it may be large, and the next may be long in coming
+            message = b""  # the message may be large, and the next may be long in coming
             del message  # it may be large, and the next one may be long in coming
 
     def run_batch(self, message: bytes | bytearray) -> None:
@@ -336,7 +337,7 @@ class Worker:
         atoms, sizes, parts = iter(head.atoms), iter(head.sizes), iter(head.parts)
         makers = [Maker(shape) for shape in head.shapes]
         careful = self._code.limits if head.careful else {}
-        # Only then can a handler keep a view of a large event, or drop one that it kept.
+        # Only in these cases can a handler keep a view of a large event, or drop one that it kept.
         watched = bool(places) or self._memory.keeps
         ended_at = sent_at = monotonic()
         looked_at, resident = 0.0, 0
@@ -398,17 +399,21 @@ class Worker:
         self._flush(head.number, done, complete=True)
 
     def note_fork(self) -> None:
-        """Note that this is a child that the user's code forked, which must end once it returns."""
+        """Note that the user's code forked this process, which must end once that code returns."""
         self._forked.append(True)
 
     def _check_here(self, error: BaseException | None) -> None:
-        """End this process if it is such a child; its code ended with this error, or returned."""
+        """End this process if the user's code forked it.
+
+        Args:
+            error: the error that ended the user's code; None if it returned.
+        """
         if self._forked:
             is_read = self._logbook.note_stray()  # by the worker
             forked_children.end_child(error, "" if is_read else "a worker")
 
     def _tell_strays(self) -> None:
-        """Log the number of forked children that returned here since the last such log."""
+        """Log the number of forked children that returned into this loop since the last log."""
         came_back = self._logbook.strays()
         log.warning(
             "%s of the processes that handlers or worker_init forked in worker %s came back from "
@@ -466,15 +471,15 @@ class Worker:
         started_at: float,
         index: int,
     ) -> tuple[bytes, float]:
-        """Run one delivery; return its end, laid out for the parent, and the time of that.
+        """Run one delivery; return its end, laid out for the parent, and the time of its end.
 
         Args:
-            kind: the properties that it shares with others.
+            kind: the properties that the delivery shares with others.
             event_id: id of its event.
             load: makes the event from its encoded form; None for a number or string.
             event: the encoded event.
-            started_at: its start, in seconds of `time.monotonic()`.
-            index: its place in the batch.
+            started_at: start of the delivery, in seconds of `time.monotonic()`.
+            index: place of the delivery in the batch.
         """
         handler = kind[0]
         published: list[tuple[str | None, Any]] = []
@@ -589,8 +594,8 @@ class _RunInWorker:
     Args:
         logbook: the logbook, in which the run has begun.
         timeout: time limit of the run, in seconds; None for no limit.
-        ran_s: returns the time that it has been running, in seconds; None for the time that really
-            passes.
+        ran_s: returns the time that the handler has been running, in seconds; None for the time
+            that really passes.
     """
 
     def __init__(

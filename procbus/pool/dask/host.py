@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: MIT
 """In a Dask worker: starts worker processes of procbus, and relays their messages.
 
-Handlers do not run in the Dask worker itself, but in a process of procbus under it, as on one
-machine. So a handler can be killed, hold the GIL or crash, and the Dask worker goes on. The
-delivery to blame stands in a logbook that outlives the process.
+Handlers do not run in the Dask worker itself, but in a worker process of procbus that the Dask
+worker starts. So a handler can be killed, hold the GIL or crash, and the Dask worker goes on. The
+logbook outlives the process, and tells which delivery the process was running.
 
-All of this runs on the event loop of the Dask worker, and never blocks it.
+The code of this module runs on the event loop of the Dask worker, and never blocks that loop.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ class Host:
     """
 
     def __init__(self, directory: str, nanny: str | None, threads: int) -> None:
-        # The parent directory, because the nanny removes the Dask worker's own when that dies.
+        # The parent directory: when a Dask worker dies, its nanny removes the worker's directory.
         self.directory = Path(directory).parent
         sweep(self.directory)
         self.nanny = nanny
@@ -263,8 +263,8 @@ class HostedProcess:
                 self._tokens.release(message["tokens"])
                 self._write(message["data"], self._event_of(message))
             case "recall":
-                # Taken and reported at once: no report of the process that shows it can come
-                # sooner.
+                # Taken and reported in one step, so that the bus hears of the returned deliveries
+                # before any report of the process that was written after the step.
                 await self._tell(say="returned", count=self._tokens.take(message["most"]))
             case "glance":
                 page = self._logbook.glance()
@@ -295,8 +295,8 @@ class HostedProcess:
         return self._kept[message["again"]] if "again" in message else b""
 
     def _write(self, data: bytes, event: bytes = b"") -> None:
-        # Without waiting for the process to take it, because a kill may follow. Two batches at most
-        # are here.
+        # This does not wait until the process reads the data, because a kill may follow. At most
+        # two batches are kept in this process.
         with contextlib.suppress(OSError):  # the process is dead: its end is reported
             self._writer.writelines((SIZE.pack(len(data) + len(event)), data, event))
 

@@ -224,7 +224,7 @@ class ClusterPool:
         return NOTHING_SHARED
 
     def prepare(self) -> None:
-        """Nothing: the cluster's processes are running already."""
+        """Do nothing: the cluster's processes are running already."""
 
     def start(self, launched: Callable[[DaskWorker], None], place: int = 0) -> DaskWorker:
         """Wait for a free thread of a Dask worker, and start a process there."""

@@ -60,7 +60,7 @@ class DaskWorker:
         on_kill: called when the worker is killed, to wake a thread that waits to begin it.
         place: its number in the lane.
         eager: the functions of handlers with eager resources, pickled.
-        connect: makes its connection.
+        connect: makes the connection to the Dask worker.
     """
 
     #: No process of this machine.
@@ -233,7 +233,7 @@ class DaskWorker:
 
     @property
     def recalling(self) -> bool:
-        """Whether it was asked to give back more, and has not answered yet."""
+        """Whether the worker was asked to give back deliveries, and has not answered yet."""
         return self._recalls > 0 and not self._closed
 
     # From the worker to the lane.
@@ -300,7 +300,7 @@ class DaskWorker:
         return None if self._closed or at is None else at[0]
 
     def progress(self, at: At) -> Progress | None:
-        """The last report of a handler that its host told."""
+        """The last report of a handler, as the worker's host has told it."""
         return None if self._closed else self._state.progress(at)
 
     def set_up_since(self) -> float | None:
@@ -308,22 +308,22 @@ class DaskWorker:
         return None if self._closed else self._state.set_up_since
 
     def ask_stack(self) -> Task[str]:
-        """Have its host ask it."""
+        """Have the worker's host read the stack."""
         answer = yield from self._state.ask(do="stack")
         return "" if answer is None else str(answer["stack"])
 
     def tell_cancelled(self, at: At) -> None:
-        """Have its host write it into the logbook."""
+        """Have the worker's host write into the logbook that the delivery is cancelled."""
         said = self._state.at
         if not self._closed and said is not None and said[0] == at:
             self._say(do="cancel", at=said[1])
 
     def watch_memory(self, at: At, limit: int) -> Footprint | None:
-        """Have its host watch its memory."""
+        """Have the worker's host watch the worker's memory."""
         return None if self._closed else self._state.watch(at, limit)
 
     def kill_in(self, at: At, condemn: Callable[[str], None]) -> Task[bool]:
-        """Have its host halt it, and kill it if it is still at that delivery."""
+        """Have the host halt the worker, and kill it if it still runs that delivery."""
         said = self._state.at
         if self.killed or self._closed or said is None or said[0] != at:
             return False

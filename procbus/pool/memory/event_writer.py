@@ -172,7 +172,7 @@ class EventWriter:
     # From the worker.
 
     def note_kept(self, kept: Kept) -> None:
-        """Note the blocks that a handler keeps views of, and the blocks it no longer does."""
+        """Note the blocks that a handler keeps views of, and the ones it no longer keeps."""
         self._events.note_kept(self._worker, *kept)
 
     def done(self, batch: int) -> None:
@@ -181,7 +181,7 @@ class EventWriter:
             self._events.unpin(self._pins.pop(batch, ()))
 
     def close(self) -> None:
-        """Forget the worker's blocks, because it is gone."""
+        """Forget the worker's blocks, because the worker is gone."""
         for pinned in self._pins.values():
             self._pinned += pinned
         self._pins.clear()
@@ -192,7 +192,7 @@ class EventWriter:
 def _encoded(text: str) -> bytes:
     try:
         return text.encode()
-    except UnicodeEncodeError:  # it holds half of a pair; naming a way for that takes 0.1 us
+    except UnicodeEncodeError:  # half a surrogate pair; naming a way for it takes 0.1 us
         return text.encode(errors="surrogatepass")
 
 

@@ -76,8 +76,8 @@ def _available_bytes() -> int:
 class EventMemory:
     """The blocks of all events of one pool. Thread-safe.
 
-    The lock `_lock` guards all fields. Nothing blocks while it is held, and buffers are copied
-    without it.
+    The lock `_lock` guards all fields. No thread blocks while it holds the lock, and buffers are
+    copied without the lock.
 
     Args:
         limit: maximum of bytes in all blocks, used or waiting to be used again. 0 sends everything
@@ -107,7 +107,7 @@ class EventMemory:
         self.copying = threading.Lock()
         self._lock = threading.RLock()
         self._opened = threading.Condition(self._lock)
-        #: Number of times that room may have appeared. Any thread may read it.
+        #: Number of times that room may have appeared. Any thread may read the number.
         self.openings = 0
         #: Workers that wait for room, the longest waiting first.
         self._line: list[int] = []
