@@ -88,8 +88,8 @@ def oom_kills(root: str | os.PathLike[str] = _ROOT) -> int:
     """Count the processes that the kernel killed for lack of memory; only a rise has a meaning.
 
     The kernel counts a kill in the victim's own cgroup, whichever limit was reached. The cgroups
-    above it are not read, since they count other programs too. Without cgroups the result is the
-    count of the whole machine.
+    above that one are not read, since they count other programs too. Without cgroups the result is
+    the count of the whole machine.
     """
     groups = [group for group in _groups(os.fspath(root)) if group.own]
     counts = [_field(group.events, "oom_kill") for group in groups]

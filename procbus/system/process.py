@@ -80,7 +80,7 @@ class Memory(NamedTuple):
 class Probe:
     """Reads one worker process, and sends it signals. Thread-safe.
 
-    Signals never reach another process that got the same pid, and `alive` never tells of one. The
+    Signals, and the answer of `alive`, are never for another process that got the same pid. The
     other readings do not check the pid, because the check would double their cost. The system uses
     a worker's pid again only after the worker was reaped, and its probe is dropped soon after that.
 

@@ -120,7 +120,7 @@ def forget(bus: Told) -> None:
 def restore() -> None:
     """Restore the signal's default once no bus is open, if this is the main thread.
 
-    In another thread it cannot be restored; the handler then acts like the default.
+    Another thread cannot restore the default; the signal handler then acts like the default.
     """
     if _buses or _came_at or threading.current_thread() is not threading.main_thread():
         return
@@ -149,7 +149,7 @@ def stop_by(bus: Told) -> float:
 
 
 def end_in_time() -> None:
-    """End the interpreter within its time, whatever threads are left: all buses are closed."""
+    """End the interpreter within its time, even if threads are left: all buses are closed."""
     if _came_at:
         _run(_end)
 
@@ -236,7 +236,7 @@ def _on_sigterm(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 -
         _status_lost = True
         return
     if len(_came_at) == 2 and any(bus.closing for bus in buses):
-        return  # the closing buses notice it, in any thread
+        return  # the closing buses notice the second signal, in any thread
     exit_hooks.close_first()  # before exit hooks of other libraries, which may wait for ever
     raise SystemExit(STATUS)
 
