@@ -260,9 +260,9 @@ class Store:
                 )
             else:
                 do(
-                    "UPDATE jobs SET left_block = 1, touched_at = ?1, "
-                    "done_at = iif(?2, ?1, done_at) WHERE number = ?3",
-                    (step.at, step.step == JobStep.DONE, step.job),
+                    "UPDATE jobs SET left_block = 1, touched_at = ?, "
+                    "done_at = ifnull(?, done_at) WHERE number = ?",
+                    (step.at, step.at if step.step == JobStep.DONE else None, step.job),
                 )
         counts = [(job, *ends) for job, ends in changes.counts.items()]
         if changes.ends and do("SELECT EXISTS (SELECT 1 FROM owned)").fetchone()[0]:
