@@ -24,7 +24,7 @@ from procbus.core.subscription import Lane, Subscription
 
 
 class LaneSwitch:
-    """A handler that may move on one bus: a subscription for each lane, one of them in use.
+    """The two subscriptions of a handler that may move on one bus: one for each lane, one in use.
 
     Thread-safe. For a handler with a key or a limit it also acts as the lane of both subscriptions.
 
@@ -41,8 +41,8 @@ class LaneSwitch:
         self._lanes: dict[Subscription, Lane] = {}
         #: Open deliveries on each side; counted only for a handler with a gate.
         self._inside: dict[Subscription, int] = {}
-        #: Deliveries published while the other side had open ones; and whether a thread is putting
-        #: them into their lane now, one by one in order.
+        #: Deliveries published while the other side had open deliveries; and whether a thread is
+        #: putting them into their lane now, one by one in order.
         self._held: deque[Delivery] = deque()
         self._putting = False
         self.current = self._side("io" if handler.auto else "cpu", on_threads=not handler.auto)
@@ -91,7 +91,7 @@ class LaneSwitch:
         self._lanes[side].put(delivery)
 
     def release(self, delivery: Delivery) -> None:
-        """Note that a delivery was settled; after the last one of its side put the held ones."""
+        """Note that a delivery was settled. After the last one of its side, queue the held ones."""
         side = delivery.subscription
         if getattr(delivery, "queued", False):  # not one that was withdrawn while it was held
             self._lanes[side].release(delivery)
@@ -125,11 +125,11 @@ class LaneSwitch:
         self._lanes[delivery.subscription].put_again(delivery)
 
     def is_running(self, delivery: Delivery) -> bool:
-        """Whether a worker is running this delivery now."""
+        """Whether a worker is running the delivery now."""
         return self._lanes[delivery.subscription].is_running(delivery)
 
     def progress_of(self, delivery: Delivery) -> Progress | None:
-        """The last report of its running handler."""
+        """The last progress report of the delivery's running handler."""
         return self._lanes[delivery.subscription].progress_of(delivery)
 
     def held(self) -> list[Delivery]:
@@ -138,15 +138,15 @@ class LaneSwitch:
             return list(self._held)
 
     def ran_s(self, delivery: Delivery) -> float | None:
-        """Time that its handler has been running, in seconds."""
+        """Time that the delivery's handler has been running, in seconds."""
         return self._lanes[delivery.subscription].ran_s(delivery)
 
     def stop(self, delivery: Delivery) -> None:
-        """Ask its running handler to stop."""
+        """Ask the delivery's running handler to stop."""
         self._lanes[delivery.subscription].stop(delivery)
 
     def cut_off(self, delivery: Delivery) -> None:
-        """Settle it, if its handler goes on."""
+        """Settle the delivery if its handler goes on after its grace."""
         self._lanes[delivery.subscription].cut_off(delivery)
 
     def withdraw(self, delivery: Delivery) -> bool:
@@ -154,7 +154,7 @@ class LaneSwitch:
         with self._lock:
             if delivery in self._held:
                 self._held.remove(delivery)
-                self._inside[delivery.subscription] += 1  # its release will subtract it again
+                self._inside[delivery.subscription] += 1  # `release` will subtract 1 again
                 delivery.subscription.withdrawn += 1
                 return True
         return self._lanes[delivery.subscription].withdraw(delivery)

@@ -39,9 +39,10 @@ class Registry:
     """The subscribed handlers, in order of subscription. Thread-safe.
 
     Attributes:
-        handlers: all of them; never changed in place, so you can keep it and iterate over it.
-        version: grows with each change. If you read `version` first and `handlers` second, the
-            handlers are never older than the version.
+        handlers: all handlers, as a tuple. A change makes a new tuple, so you can keep this one and
+            iterate over it.
+        version: a number that grows with each change. If you read `version` first and `handlers`
+            second, the handlers are never older than the version.
     """
 
     def __init__(self) -> None:
@@ -70,7 +71,7 @@ class Registry:
         return f"<Registry of {len(self.handlers)} handlers>"
 
     def add(self, handler: Handler) -> None:
-        """Append a handler; a handler that is present already stays in its place."""
+        """Append a handler. A handler that is already present stays in its place."""
         with self._lock:
             if handler.number not in self._present:
                 self._put(handler)
@@ -112,7 +113,7 @@ class Registry:
             return gone
 
     def former(self, handler: Handler, provenance: Provenance) -> tuple[Handler, ...]:
-        """Return the handlers that a handler from elsewhere is another definition of."""
+        """Return the older definitions of a handler that comes from outside this registry."""
         with self._lock:
             return self._former(handler, provenance)
 
@@ -148,7 +149,7 @@ class Registry:
             self._publish()
 
     def touch(self) -> None:
-        """Have readers look again, because something else that they depend on has changed."""
+        """Raise the version, because something other than a handler has changed for readers."""
         with self._lock:
             self.version += 1
 
@@ -285,8 +286,8 @@ def _covers(one: Handler, other: Handler) -> bool:
 def tell_of_new_definition(handler: Handler, gone: Sequence[Handler]) -> None:
     """Log that a handler replaced others.
 
-    That is normal in a notebook. But if its topics are others, it may have been meant as another
-    handler.
+    A replacement is normal in a notebook. But if the topics differ, the user may have meant to add
+    a second handler.
     """
     if gone:
         before = list(dict.fromkeys(shown_topics((t,)) for each in gone for t in each.topics))
@@ -353,49 +354,50 @@ def subscribe(topic: Any = None, **options: Unpack[HandlerOptions]) -> Any:
             at most. Then its worker process is killed and replaced, or its thread is abandoned. See
             docs/cancelling.md.
         retries: maximum number of attempts after the first one, 0 to 1,000.
-        backoff: the wait before each retry: a number of seconds; a sequence of such, one for each
-            retry, with the last repeated; or a function of (attempt, outcome) that returns seconds.
-            The attempt is the number of the one that failed, from 1. The function is tried at once
-            with an outcome of each kind of failure. None for a random wait, which grows from up to
-            0.5 s to up to 60 s. No wait is longer than a day; none holds a worker.
-        retry_on: an exception class, or several: another attempt follows only an error that is an
-            instance of one. HandlerTimeout, WorkerDied and MemoryLimitExceeded count as errors
-            here. An event or result that cannot be serialized (SerializationError) is never
-            retried.
+        backoff: the wait before each retry: a number of seconds; a sequence of numbers, one for
+            each retry, with the last repeated; or a function of (attempt, outcome) that returns
+            seconds. `attempt` is the number of the failed attempt, from 1. `subscribe` calls the
+            function at once with an outcome of each kind of failure, to check it. None means a
+            random wait: at most 0.5 s at first, and at most 60 s later. No wait is longer than a
+            day; none holds a worker.
+        retry_on: an exception class, or several: only these errors are retried. HandlerTimeout,
+            WorkerDied and MemoryLimitExceeded count as errors here. An event or result that cannot
+            be serialized (SerializationError) is never retried.
         max_crashes: maximum number of retries of a delivery that killed its worker, by ending the
             process or by going over max_memory, within `retries`. cpu handlers only.
         max_memory: maximum memory of the worker while the handler runs: bytes, or a string such as
             "512 MiB" or "1.5 GB"; 32 MiB at least; None for no limit. Above it the worker is killed
             and replaced, and the delivery fails with MemoryLimitExceeded. cpu handlers only.
         writable: large arrays and other buffers of an event are shared with the workers, and
-            read-only (see `shared_memory_threshold` of EventBus). True gives each attempt a copy of
-            its own that it may write to. cpu handlers only.
+            read-only (see `shared_memory_threshold` of EventBus). True gives each attempt its own
+            copy, which the handler may change. cpu handlers only.
         key: a function of the event; deliveries with the same key run one at a time, in order.
         priority: deliveries of handlers with a larger number go first.
-        concurrency: maximum of deliveries that run at the same time.
-        where: a function of the event that says whether the handler takes it.
-        once: True takes one event, the first of any of its topics, and then unsubscribes the
-            handler; the retries of that one delivery still happen. Each bus counts for itself.
-        batch: maximum of events in one call of a handler that takes a list: see docs/batches.md. An
-            annotation such as ``list[Page]`` gives the topic `Page`. The handler returns None, or a
-            list with one result for each event, and raises `BatchFailed` to fail some of them.
-        batch_wait: maximum wait of an event for others of its batch, in seconds.
-        rate: maximum of runs that begin in any period: ``"300/min"``, ``"5/s"``, ``"20/10 s"``.
-            Each attempt counts. An event that has to wait holds no worker and no place of
+        concurrency: maximum number of deliveries that run at the same time.
+        where: a function of the event that returns whether the handler takes the event.
+        once: True unsubscribes the handler after the first event of any of its topics. The retries
+            of that one delivery still happen. Each bus counts for itself.
+        batch: maximum number of events in one call of a handler that takes a list: see
+            docs/batches.md. An annotation such as ``list[Page]`` gives the topic `Page`. The
+            handler returns None, or a list with one result for each event, and raises `BatchFailed`
+            to fail some of them.
+        batch_wait: maximum time that an event waits for its batch to fill, in seconds.
+        rate: maximum number of runs that begin in any period: ``"300/min"``, ``"5/s"``, ``"20/10
+            s"``. Each attempt counts. An event that has to wait holds no worker and no place of
             `concurrency`. See docs/rates.md.
         rate_key: a function of the event that returns a string, a number or bytes; the rate then
             holds for the events of each key.
 
-    A function that is subscribed several times still gets each event once: by the last of its
-    subscriptions that takes the event, with the options of that one. Under another `name` it is
-    another handler. When a notebook cell is run again, or a module reloaded, the new definition of
-    a function replaces the old one.
+    A function that is subscribed several times still gets each event once. The last of its
+    subscriptions that takes the event counts, with its options. The same function under another
+    `name` is another handler. When a notebook cell is run again, or a module reloaded, the new
+    definition of a function replaces the old one.
 
     Returns:
         A decorator that returns the function unchanged; or the function, if that is given.
 
     Raises:
-        SubscriptionError: function or options cannot work; the sentence says what to change.
+        SubscriptionError: function or options cannot work; the message says what to change.
         TopicError: the topic is neither a class nor a well-formed dotted string.
         SerializationError: a cpu handler holds something that cannot travel to a worker.
     """
@@ -408,7 +410,7 @@ def subscribe(topic: Any = None, **options: Unpack[HandlerOptions]) -> Any:
         return function
 
     bare = is_function(topic)
-    topics = () if bare else topics_in(topic)  # now: a wrong one is told at the decorator's line
+    topics = () if bare else topics_in(topic)  # now: a wrong topic raises at the decorator's line
     return decorate(topic) if bare else decorate
 
 

@@ -13,7 +13,7 @@ from procbus.core.topic import Topic, check_concrete, exact, matches
 T = TypeVar("T")
 
 CACHE_LIMIT = 4096
-"""Maximum of routes in one cache; because the number of topic strings may be unlimited."""
+"""Maximum number of routes in one cache; because the number of topic strings may be unlimited."""
 
 
 class Router(Generic[T]):
@@ -21,8 +21,8 @@ class Router(Generic[T]):
 
     The route of a class or topic string is computed once and remembered. The caches are plain dicts
     whose single operations are atomic. Two threads that miss at the same time compute equal tuples,
-    and either may stay. Clearing a full cache loses only work. A cache can exceed its limit by the
-    number of threads at most.
+    and either tuple may stay. Clearing a full cache loses only work. A cache can exceed its limit
+    by the number of threads at most.
 
     A class registered with an ABC (``ABC.register``) after its first event was routed goes
     unnoticed until the next router is made: register classes before publishing.
@@ -39,7 +39,7 @@ class Router(Generic[T]):
 
         Args:
             entries: targets with their well-formed topics, in order of subscription.
-            thin: removes targets from a route for which another target stands.
+            thin: removes the targets of a route that another target replaces.
         """
         self._thin = thin
         self._entries = tuple(entries)
@@ -52,15 +52,16 @@ class Router(Generic[T]):
 
         Args:
             event: the event.
-            topic: the string that it is published to; it alone then decides. None routes by the
-                class of the event and, if it is a string, by its `event_type`.
+            topic: the string that the event is published to; then this string alone decides. None
+                routes by the class of the event, and by its `event_type` if that is a string.
 
         Returns:
             The targets in order of subscription, each once even if several of its topics match.
 
         Raises:
             TopicError: `topic` or `event_type` is malformed, or is a pattern.
-            Exception: a property `event_type` of the event raised it, and it is no AttributeError.
+            Exception: raised by a property `event_type` of the event; an AttributeError is not
+                passed on.
         """
         if topic is not None:
             try:

@@ -58,7 +58,7 @@ class Subscriptions:
         #: For handlers of the shared registry, by number: the topics that this bus has left.
         self._left: dict[int, tuple[Topic, ...]] = {}
         self._all: dict[int, Subscription] = {}
-        #: Subscriptions that exist or are about to, by number; and handlers that may move.
+        #: Subscriptions that exist or are being made, by number; and handlers that may move.
         self._made: dict[int, Subscription | LaneSwitch] = {}
         self._version = -1
         self._router: Router[Subscription] = Router(())
@@ -81,7 +81,7 @@ class Subscriptions:
         return tuple(self._all.values())
 
     def counted(self) -> tuple[Subscription, ...]:
-        """All subscriptions that ever got an event: for a handler that moved, on both lanes."""
+        """All subscriptions that got events: a handler that moved has one for each lane."""
         sides = [side for switch in self.switches() for side in switch.sides()]
         return tuple(dict.fromkeys((*self.all(), *sides)))  # one may have moved a moment ago
 
@@ -91,7 +91,7 @@ class Subscriptions:
         return tuple(each for each in self._made.copy().values() if isinstance(each, LaneSwitch))
 
     def reroute(self) -> None:
-        """Have events that are published from now on go to the new lane of a handler that moved."""
+        """Send events that are published from now on to the new lane of a handler that moved."""
         self._own.touch()
 
     def handlers(self) -> tuple[Handler, ...]:
@@ -122,7 +122,7 @@ class Subscriptions:
 
     @contextmanager
     def held(self, handler: Handler) -> Iterator[None]:
-        """Subscribe a handler for a while. Meanwhile it comes before others of its function."""
+        """Subscribe a handler for a while. Meanwhile it goes before other handlers of its function."""
         self._own.hold(handler)
         try:
             yield
@@ -154,7 +154,7 @@ class Subscriptions:
             self._leave({h.number: tuple(topics or h.topics) for h in shared})
 
     def of_function(self, function: Callable[..., Any]) -> Subscription:
-        """Find the subscription of a function; the last one, if there are several.
+        """Find the subscription of a function; if there are several, the last one.
 
         Raises:
             NoSuchHandler: there is none.
@@ -268,7 +268,7 @@ def _group(subscriptions: Sequence[Subscription]) -> None:
 
 
 def _without_overtaken(found: Sequence[Subscription]) -> Sequence[Subscription]:
-    """Leave out subscriptions whose function gets all events of this route by a later one."""
+    """Leave out each subscription of a function that has a later one for all these events."""
     kept: list[Subscription] = []
     overtaken: set[int] = set()
     for subscription in reversed(found):

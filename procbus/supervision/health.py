@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """The health of the workers: readings of their processes beside the facts of the lanes.
 
-It measures, and never acts. It works without a supervisor, but only the supervisor knows which
-worker is stalled.
+This module measures, and never acts. It works without a supervisor, but only the supervisor knows
+which worker is stalled.
 """
 
 from __future__ import annotations
@@ -60,9 +60,9 @@ class WorkerHealth:
     name: str
     #: Process id; None while a worker of the cpu lane is starting and its pid is not known yet.
     pid: int | None
-    #: `stalled`: a process that used no CPU and did no input or output in its handler for two
-    #: seconds, nor did its subprocesses; or a thread left behind in a handler that timed out. A
-    #: handler that takes long and uses CPU is `busy`. `stopped`: halted by a signal.
+    #: `stalled`: for two seconds the process and its subprocesses used no CPU and did no input or
+    #: output in the handler; or a thread was left behind in a handler that timed out. A handler
+    #: that takes long and uses CPU is `busy`. `stopped`: halted by a signal.
     state: WorkerState
     #: Name of the running handler, id of its event, and seconds since its start; None between two
     #: deliveries. For a starting worker: "worker_init" while that runs, and seconds since the
@@ -70,7 +70,7 @@ class WorkerHealth:
     handler: str | None = None
     event_id: int | None = None
     running_s: float | None = None
-    #: How far that handler is, as it last reported with `current().progress()`; None if it did not.
+    #: Last report of the running handler with `current().progress()`; None if there was none.
     progress: Progress | None = None
     #: Resident memory of the process in bytes, and the part that no other process shares. None for
     #: threads, which share the memory of the script.
@@ -78,16 +78,17 @@ class WorkerHealth:
     unique_bytes: int | None = None
     #: CPU seconds used so far, by the process or by the thread.
     cpu_s: float | None = None
-    #: CPU seconds for each second. For a thread since its start. For a process since the
-    #: supervisor's last look, which comes twice a second while the worker is busy; without a look,
-    #: since the start of the process. None for the event loop.
+    #: Share of one core: CPU seconds for each second. For a thread it is measured since its start.
+    #: For a process it is measured since the supervisor's last look, which comes twice a second
+    #: while the worker is busy; without a look, since the start of the process. None for the event
+    #: loop.
     cpu_share: float | None = None
-    #: For a process: the number of its descendants, and of its open file descriptors.
+    #: For a process: number of its descendants, and number of its open file descriptors.
     children: int | None = None
     open_files: int | None = None
-    #: Number of deliveries that it has finished.
+    #: Number of deliveries that the worker has finished.
     events_done: int
-    #: Number of its replacements, and the end of the last one ("" if there was none).
+    #: Number of times that the worker was replaced, and how the last replaced one ended ("" if none did).
     restarts: int = 0
     last_exit: str = ""
 
@@ -213,7 +214,7 @@ def _worker(
         state = "dead"
     elif details is not None and details.status == STOPPED:
         state = "stopped"
-    # The verdict may be on the delivery before this one, if this one is younger than a window.
+    # The verdict may be on the previous delivery, if this delivery is younger than a window.
     elif delivery is not None and seen is not None and _stalled(seen.activity, now, since):
         state = "stalled"
     return WorkerHealth(
@@ -269,7 +270,8 @@ def io_health(lane: IoLane, loop: LoopLane | None) -> list[WorkerHealth]:
     From any thread. Threads left behind in a handler are included.
     """
     pid = os.getpid()
-    # In this order: a thread that is left behind meanwhile is in both lists, and not missed.
+    # In this order, so that a thread that is left behind meanwhile is in both lists, and not
+    # missed.
     threads = dict.fromkeys([*lane.threads(), *lane.abandoned_threads()])
     loop_thread = None if loop is None else loop.thread
     cpu_s = thread_cpu_s() if threads or loop_thread is not None else {}

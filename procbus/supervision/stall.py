@@ -19,9 +19,9 @@ STALL_WINDOW_S = 2.0
 #: none was used. A value between two steps and three is also safe from the rounding of floats. A
 #: loop that polls ten times a second uses about 1 ms in a window.
 LEAST_CPU_S = 0.0125 * STALL_WINDOW_S
-#: Interval between two closer looks at a quiet worker, in windows. It exceeds one, so that each
-#: look covers the time since the one before, even if it comes slightly early. A worker that is
-#: stalled already is looked at half as often.
+#: Interval between two closer looks at a quiet worker, in windows. The interval is longer than one
+#: window, so that each look covers the time since the previous look, even if it comes slightly
+#: early. A worker that is stalled already is looked at half as often.
 _CLOSER_LOOK = 1.125
 
 
@@ -42,7 +42,8 @@ class Activity:
         self._io = _Growth(0, window_s)
         self._quiet = False
         self._reported_at = 0.0
-        #: Time of the last sample, and whether there had been no activity for a window then.
+        #: Time of the last sample, and whether there was no activity in the window before that
+        #: sample.
         self._verdict = (0.0, False)
 
     def note(self, at: float, cpu_s: float, io_bytes: int, delivery_key: Hashable) -> None:
@@ -51,7 +52,7 @@ class Activity:
         Args:
             at: time of the sample, in seconds of `time.monotonic()`.
             cpu_s: CPU seconds of the worker's process so far.
-            io_bytes: bytes that it has read and written so far; 0 if not measured.
+            io_bytes: bytes that the process has read and written so far; 0 if not measured.
             delivery_key: distinguishes the running delivery from any other; None between two.
         """
         if delivery_key is None or delivery_key != self._delivery_key:
@@ -77,9 +78,9 @@ class Activity:
             self._judge(at)
 
     def note_starved(self, at: float) -> None:
-        """Note that the worker is ready to run and gets no core, after `note`: it is not to blame.
+        """Note that the worker is ready to run but gets no core, so that it is not stalled.
 
-        Do this only if the worker is `quiet`.
+        Call it after `note`, and only if the worker is `quiet`.
         """
         self._cpu.clear()
         self._judge(at)
@@ -106,9 +107,9 @@ class Activity:
         return self._quiet
 
     def stalled(self, now: float) -> bool:
-        """Whether a delivery is running and there was no activity for a window.
+        """Whether a delivery is running and has shown no activity for a window.
 
-        A worker that was not looked at for as long is not stalled.
+        A worker that was not sampled for a whole window does not count as stalled.
 
         Args:
             now: in seconds of `time.monotonic()`.
@@ -155,12 +156,12 @@ class _Growth:
     @property
     def unchanged(self) -> bool:
         """Whether two readings or more show no change."""
-        # In either direction: a descendant that ends may take its CPU seconds along, which is a
+        # A fall counts too: a descendant that ends may take its CPU seconds along, which is a
         # change.
         readings = self._readings
         return len(readings) > 1 and abs(readings[-1][1] - readings[0][1]) <= self._least
 
     @property
     def still(self) -> bool:
-        """Whether it did not change for a whole window."""
+        """Whether the figure did not change for a whole window."""
         return self.unchanged and self._readings[-1][0] - self._readings[0][0] >= self._window_s

@@ -3,7 +3,8 @@
 
 It enforces limits of time and memory. It reports workers that make no progress, holds the cpu lane
 back while memory is short, and queues deliveries whose time has come: for their next attempt, or
-after a delay. It never waits for workers longer than killing one takes: several are killed in turn.
+after a delay. It never waits for a worker, except while it kills one. It kills several workers one
+after the other.
 """
 
 from __future__ import annotations
@@ -53,8 +54,9 @@ SAMPLE_S = 0.5
 #: Number of busy workers above which each is sampled less often; because sampling should take at
 #: most half a percent of a core.
 MANY = 32
-#: Interval between two looks for handlers that began and have a limit, in seconds. After a look the
-#: end of a time limit is known, so only a limit shorter than this can be noticed late.
+#: Interval between two looks for handlers that began and have a limit, in seconds. After such a
+#: look the end of the time limit is known, so only a limit shorter than this interval can be
+#: noticed late.
 SUPERVISOR_LOOK_S = 0.1
 #: Time after which a worker that is not ready is logged, in seconds; because large models take as
 #: long to load.
@@ -79,7 +81,7 @@ class Supervised(Protocol):
         """Whether a handler has a limit of time or memory."""
 
     def pace(self, now: float) -> float:
-        """Let the deliveries pass that a rate has held; return the time of the next look."""
+        """Let the deliveries pass whose rate allows them now; return the time of the next look."""
 
 
 class Observed:
@@ -98,8 +100,8 @@ class Observed:
 class Supervisor:
     """Looks after the workers of one bus. `start` and `stop` may be called from any thread.
 
-    It leaves two facts in the slot of a worker, for the companion: the reason why it kills the
-    worker, and the worker's memory.
+    The supervisor leaves two facts in a worker's slot, for the companion: the reason why it kills
+    the worker, and the worker's memory.
 
     Args:
         retries: deliveries that wait for their next attempt.
@@ -145,7 +147,7 @@ class Supervisor:
     def look_after(
         self, lanes: Supervised, look_at_cancelled: Callable[[float], float] = lambda _: inf
     ) -> None:
-        """Have it look after the lanes of the bus. Called once, before `start`.
+        """Give the supervisor the lanes of the bus. Called once, before `start`.
 
         Args:
             lanes: the lanes.
@@ -169,7 +171,7 @@ class Supervisor:
             return self._thread is not None
 
     def wake(self) -> None:
-        """Have it look now, because there is a new limit."""
+        """Have the supervisor look now, because there is a new limit."""
         self._retries.wake()
 
     def observed(self, worker: Worker) -> Observed | None:
@@ -198,7 +200,7 @@ class Supervisor:
                 self._send(delivery)
             try:
                 wait_s = self._look(self._clock())
-            except Exception:  # noqa: BLE001 - it must not end: only this thread enforces limits
+            except Exception:  # noqa: BLE001 - this thread must not end: no other enforces limits
                 log.exception("procbus itself failed in its supervisor, which goes on")
                 wait_s = self._sample_s
 
@@ -235,7 +237,7 @@ class Supervisor:
         kills: list[Task[bool]] = []
         for lane, slot, worker, delivery, at in running:
             if slot.verdict is not None:
-                continue  # it is dead, and its companion has not noticed yet
+                continue  # the worker is dead, and its companion has not noticed yet
             handler = delivery.subscription.handler
             if now >= end_of_grace(delivery):
                 kills.append(self._cancel(slot, worker, delivery, at))
@@ -248,7 +250,7 @@ class Supervisor:
                     continue
                 next_look = min(next_look, ends_at)
             if (limit := handler.limits.max_memory) is not None:
-                if worker.probe is None:  # its host reports it, at an unknown time
+                if worker.probe is None:  # the worker's host reports memory, at an unknown time
                     footprint, due_at = worker.watch_memory(at, limit), now + LEAST_S
                 else:
                     meter = self._of(worker).footprint
@@ -278,7 +280,7 @@ class Supervisor:
             lane.breaker.look(now, short)
 
     def _why_short(self, memory: MemoryWatch) -> str:
-        """The reason why memory is too short to begin more; empty while there is enough."""
+        """The reason why memory is too short to begin more work; empty while there is enough."""
         was_short, self._short = self._short, memory.short()
         if self._short and not was_short:
             log.warning(
@@ -367,7 +369,8 @@ class Supervisor:
     ) -> None:
         """Close the pipe of dead workers, which a process started by a handler may keep open.
 
-        Only workers that were already dead at the last look: the pipe itself reports any other.
+        This closes only the pipes of workers that were already dead at the last look. The pipe
+        itself reports the death of any other worker.
         """
         for slot in [slot for lane in lanes for slot in lane.batching.with_work()]:
             worker = slot.worker
