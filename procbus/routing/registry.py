@@ -382,9 +382,9 @@ def subscribe(topic: Any = None, **options: Unpack[HandlerOptions]) -> Any:
             handler returns None, or a list with one result for each event, and raises `BatchFailed`
             to fail some of them.
         batch_wait: maximum time that an event waits for its batch to fill, in seconds.
-        rate: maximum number of runs that begin in any period: ``"300/min"``, ``"5/s"``, ``"20/10
-            s"``. Each attempt counts. An event that has to wait holds no worker and no place of
-            `concurrency`. See docs/rates.md.
+        rate: maximum number of runs that begin in any period: ``"300/min"``, ``"5/s"``,
+            ``"20/10 s"``. Each attempt counts. An event that has to wait holds no worker and no
+            place of `concurrency`. See docs/rates.md.
         rate_key: a function of the event that returns a string, a number or bytes; the rate then
             holds for the events of each key.
 

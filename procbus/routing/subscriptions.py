@@ -122,7 +122,7 @@ class Subscriptions:
 
     @contextmanager
     def held(self, handler: Handler) -> Iterator[None]:
-        """Subscribe a handler for a while. Meanwhile it goes before other handlers of its function."""
+        """Subscribe a handler for a while. Meanwhile it goes before others of its function."""
         self._own.hold(handler)
         try:
             yield

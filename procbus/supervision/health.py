@@ -88,7 +88,8 @@ class WorkerHealth:
     open_files: int | None = None
     #: Number of deliveries that the worker has finished.
     events_done: int
-    #: Number of times that the worker was replaced, and how the last replaced one ended ("" if none did).
+    #: Number of times that the worker was replaced; and how the last replaced worker ended, "" if
+    #: none was replaced.
     restarts: int = 0
     last_exit: str = ""
 
