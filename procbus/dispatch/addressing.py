@@ -28,8 +28,8 @@ def choose(
 ) -> tuple[list[Subscription], list[Broken]]:
     """Ask each handler's `where`; a predicate that raises fails the delivery to its handler.
 
-    A function gets an event once, however often it was subscribed: by the last of its subscriptions
-    that accepts the event.
+    A function gets an event once, however often it was subscribed: the last of its subscriptions
+    that accepts the event counts.
     """
     chosen: list[Subscription] = []
     broken: list[Broken] = []

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """The bound on the pending deliveries of a bus, and the line of publishers that wait for room.
 
-Publishers wait while the bus is full. Handlers do not, because they would wait for each other.
+Publishers wait while the bus is full. Handlers do not wait, because they would wait for each other.
 """
 
 from __future__ import annotations
@@ -36,8 +36,9 @@ OnFull = Literal["block", "raise"]
 #: A number above that of any pending deliveries.
 _ANY = 1 << 62
 
-#: Maximum of pending deliveries from handlers, as a multiple of `max_pending`; because blocking a
-#: handler could deadlock the bus. Above it publishing from a handler raises QueueFull too.
+#: Maximum number of pending deliveries when a handler publishes, as a multiple of `max_pending`;
+#: because a handler that waits for room could deadlock the bus. Above this maximum a handler gets
+#: QueueFull too.
 AVALANCHE = 10
 
 #: Maximum time for which a publisher that found room again waits for more room, in seconds; because
@@ -53,7 +54,8 @@ BETWEEN_LOOKS = 128
 #: A number so far below that of any pending deliveries that `leave` looks as rarely as it may.
 _NEVER = -BETWEEN_LOOKS
 
-#: Prefixes of the names of threads that make room: they settle deliveries, or are waited for.
+#: Prefixes of the names of threads that make room: they settle deliveries, or other threads wait
+#: for them.
 MAKE_ROOM = (
     "procbus-companion-",
     "procbus-io-",
@@ -72,8 +74,8 @@ _Function = TypeVar("_Function")
 def holds_room(function: _Function) -> _Function:
     """Mark a function that enters deliveries before it puts them into their lane.
 
-    A signal handler or a `__del__` that interrupts it must not wait for room: it would wait for
-    those deliveries.
+    A signal handler or a `__del__` that interrupts the function must not wait for room. It would
+    wait for those deliveries, which the interrupted function still has to queue.
     """
     assert isinstance(function, FunctionType)
     _holders.add(function.__code__)
@@ -81,7 +83,7 @@ def holds_room(function: _Function) -> _Function:
 
 
 def _holders_under_way() -> int:
-    """Number of marked functions that this thread is in; of two that call each other only one."""
+    """Number of marked functions that this thread is in. Two that call each other count as one."""
     found, held = 0, False
     frame = inspect.currentframe()
     while frame is not None:
@@ -105,7 +107,7 @@ class PlaceInLine:
         self.count = count
         self.call = call
         self.is_thread = is_thread
-        #: Whether it has left the line; and whether its deliveries are counted in.
+        #: Whether the place has left the line; and whether its deliveries are counted in.
         self.called = False
         self.granted = False
 
@@ -118,13 +120,14 @@ class Admission:
     `enter` and `leave` count in two small numbers, until they have to look closer. The number of
     pending deliveries follows from these: it is `_granted - _allowed - _gone`.
 
-    Publishers that wait for room stand in one line. As many are called as there is room for, the
-    first in line first. A task of an event loop gets its room when it is called; a thread takes it
-    afterwards.
+    Publishers that wait for room stand in one line, the first come first. When there is room, as
+    many are called as fit. A task of an event loop gets its room when it is called; a thread takes
+    its room afterwards.
 
     Attributes:
-        when_full: called, without the lock, when a publisher begins to wait for room: events must
-            not wait for the ones that it would publish. Set once, when the bus is made.
+        when_full: called, without the lock, when a publisher begins to wait for room. From then on
+            no event of a batch handler may wait for further events, which that publisher cannot
+            publish. Set once, when the bus is made.
     """
 
     def __init__(self, max_pending: int, on_full: OnFull) -> None:

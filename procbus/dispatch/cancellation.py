@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Cancelling: takes a delivery back wherever it waits, or has its running handler stop."""
+"""Cancelling: takes back a delivery that waits, or asks its running handler to stop."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from procbus.dispatch.retry_queue import RetryQueue
 from procbus.dispatch.settlement import Settlement
 from procbus.routing.subscriptions import Subscriptions
 
-#: Interval between two looks at deliveries that could not be taken back, in seconds; because one
-#: that is on its way to a worker is there soon.
+#: Interval between two looks at deliveries that could not be taken back, in seconds; because a
+#: delivery that is on its way to a worker arrives soon.
 CANCEL_LOOK_S = 0.1
 
 
@@ -28,8 +28,9 @@ class Cancellation:
     """Cancels the deliveries of one bus. Thread-safe: each step on its dicts is one step.
 
     A delivery that no worker has begun is taken back, and settled in the thread that cancels. Any
-    other is asked to stop. The supervisor looks at these until they are settled, because one may be
-    on its way to a worker, or between two attempts. It ends handlers whose grace is over.
+    other delivery is asked to stop. The supervisor looks at these deliveries until they are
+    settled, because a delivery may be on its way to a worker, or between two attempts. The
+    supervisor ends handlers whose grace is over.
 
     Args:
         settlement: notes requests, and settles deliveries.
@@ -49,7 +50,7 @@ class Cancellation:
         self._if_waiting: dict[Delivery, CancelRequest] = {}
 
     def cancel(self, delivery: Delivery, request: CancelRequest) -> None:
-        """Cancel a delivery for a reason. It returns at once; from any thread."""
+        """Cancel a delivery for a reason. The call returns at once. From any thread."""
         try:
             if not self._settlement.ask(delivery, request) or self.take_back(delivery):
                 return
@@ -62,9 +63,9 @@ class Cancellation:
             self._unsettled.pop(delivery, None)
 
     def cancel_waiting(self, deliveries: Iterable[Delivery], request: CancelRequest) -> None:
-        """Cancel deliveries that no worker has begun; the others go on. From any thread.
+        """Cancel the deliveries that no worker has begun; the others go on. From any thread.
 
-        It is quick if they come in the order of their lanes.
+        The call is quick if the deliveries come in the order of their lanes.
         """
         waiting = list(deliveries)
         try:
@@ -152,7 +153,7 @@ class ChosenDeliveries:
     """Cancels the open deliveries of one bus that are chosen. Thread-safe: it keeps nothing.
 
     Args:
-        cancellation: cancels each of them.
+        cancellation: cancels each chosen delivery.
         subscriptions: of the bus.
         in_lanes: returns the open deliveries of all lanes; one on its way may be missing.
     """
@@ -171,7 +172,8 @@ class ChosenDeliveries:
         """Cancel the chosen deliveries; return the number that are cancelled, or will be.
 
         Raises:
-            NoSuchHandler: it is for one handler, which is not subscribed and has no deliveries.
+            NoSuchHandler: the choice names one handler, which is not subscribed and has no
+                deliveries.
         """
         request = CancelRequest(monotonic(), CALLED, for_good=True)
         known = any(choice.is_for(each.handler) for each in self._subscriptions.all())

@@ -14,7 +14,7 @@ from procbus.core.topic import Topic, matches, topics_in
 
 
 class Choice:
-    """The deliveries that one call is for.
+    """The deliveries that one call of `EventBus.cancel` is for.
 
     Args:
         handler: a function, the name of a handler, or a `Handler`; None for all handlers.
@@ -33,7 +33,7 @@ class Choice:
         self._where = where
 
     def is_for(self, handler: Handler) -> bool:
-        """Whether it is for this handler."""
+        """Whether the choice includes deliveries of this handler."""
         wanted: Any = self._handler
         if wanted is None or isinstance(wanted, Handler):
             return wanted is None or wanted.number == handler.number
@@ -42,7 +42,7 @@ class Choice:
         return same_function(wanted, handler.function)
 
     def takes(self, delivery: Delivery) -> bool:
-        """Whether it is for this delivery, if that is open. It calls code of the user's."""
+        """Whether the choice includes this delivery, if it is open. This runs the user's code."""
         receipt = delivery.receipt
         if receipt is None or not self.is_for(delivery.handler):
             return False
@@ -52,7 +52,7 @@ class Choice:
 
     @property
     def handler_name(self) -> str:
-        """The handler, for people."""
+        """The name of the handler, for messages."""
         named: Any = self._handler
         return named if isinstance(named, str) else name_of(named)
 

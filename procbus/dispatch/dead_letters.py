@@ -26,13 +26,13 @@ if TYPE_CHECKING:
     from procbus.core.receipt import Receipt
 
 
-# The value of `bus.dead_letters`: dead letters to inspect, filter, replay, save and load.
+# The value of `bus.dead_letters`: dead letters that you can inspect, filter, replay, save and load.
 
 
 class DeadLetters(tuple[DeadLetter, ...]):
-    """The deliveries that failed for good, oldest first, at the time of asking. Thread-safe.
+    """The dead letters of a bus when you read `bus.dead_letters`, oldest first. Thread-safe.
 
-    A tuple, which never changes; its methods work on the bus that it came from.
+    This is a tuple, which never changes. Its methods work on the bus that it came from.
 
     Example:
         ```python
@@ -52,7 +52,7 @@ class DeadLetters(tuple[DeadLetter, ...]):
     _box: DeadLetterBox
 
     def __new__(cls, letters: Iterable[DeadLetter], box: DeadLetterBox) -> Self:
-        """Make it of letters, and of the box that has them."""
+        """Make the tuple from letters, and from the box that has them."""
         made = super().__new__(cls, letters)
         made._box = box
         return made
@@ -85,10 +85,10 @@ class DeadLetters(tuple[DeadLetter, ...]):
 
         Args:
             handler: the name of a handler, or its function.
-            error: class of the last attempt's error, or a base class of it.
+            error: class of the last attempt's error, or a base class of that class.
             topic: the topic of the event, or its `event_type`; `*` and `#` are wildcards, as in a
                 subscription.
-            where: a function of a letter that says whether to take it.
+            where: a function of a letter that returns whether to take the letter.
 
         Raises:
             TopicError: `topic` is malformed.
@@ -115,13 +115,13 @@ class DeadLetters(tuple[DeadLetter, ...]):
     def replay(self, letter: DeadLetter) -> Receipt: ...
 
     def replay(self, letter: DeadLetter | None = None) -> list[Receipt] | Receipt:
-        """Run events again, each for the one handler that failed, and take them off the bus.
+        """Run each letter's event again, for the handler that failed, and remove the letter.
 
-        It publishes, and so waits while the bus is full. A letter that was replayed before runs
-        once more if you pass it again.
+        This call publishes, so it waits while the bus is full. A letter that you pass a second time
+        runs a second time.
 
         Args:
-            letter: the letter to replay; None replays all letters in here.
+            letter: the letter to replay; None replays all letters of this tuple.
 
         Returns:
             The new receipt of the letter, or of each letter.
@@ -150,7 +150,7 @@ class DeadLetters(tuple[DeadLetter, ...]):
         return len(self)
 
     def load(self, path: str | PathLike[str]) -> DeadLetters:
-        """Put the letters of a file on the bus, ahead of the present ones, and return them.
+        """Put the letters of a file on the bus, before its present letters, and return them.
 
         The file holds pickles, which can run any code: load only files that you saved. A file that
         other users may have written is refused.
@@ -164,7 +164,7 @@ class DeadLetters(tuple[DeadLetter, ...]):
         return letters
 
     def clear(self) -> None:
-        """Remove these letters from the bus. Later failures stay."""
+        """Remove these letters from the bus. Letters of later failures stay."""
         self._box.remove(self)
 
 
@@ -185,7 +185,8 @@ class LetterFiles(Protocol):
         """Read the letters of a file."""
 
 
-#: Maximum of letters that are kept, the newest ones; older letters are only counted.
+#: Maximum number of letters that are kept. The newest ones are kept; older letters are only
+#: counted.
 MOST_KEPT = 1_000
 
 
@@ -221,7 +222,7 @@ class DeadLetterBox:
         self._logged = False
 
     def __len__(self) -> int:
-        """Number of letters. Asking for it does not count as a look at them."""
+        """Number of letters. Reading it does not count as a look at the failures."""
         return len(self._kept)
 
     def add(self, letter: DeadLetter, delivery: Delivery | None = None) -> None:
@@ -278,7 +279,7 @@ class DeadLetterBox:
         self.removed(letters)
 
     def put_back(self, letters: Sequence[DeadLetter]) -> None:
-        """Keep letters from a file, as the oldest: when the box is full, they are dropped first."""
+        """Keep letters from a file as the oldest ones. A full box drops them first."""
         with self._lock:
             for letter in reversed(letters):
                 self._kept[letter] = None
@@ -287,7 +288,7 @@ class DeadLetterBox:
         self.tell_dropped()
 
     def names_of(self, handler: str | Callable[..., Any]) -> set[str]:
-        """Names of a function on this bus, and its own name; a given name as it is."""
+        """The names of a function on this bus, and its own name. A name is returned as it is."""
         if isinstance(handler, str):
             return {handler}
         return {name_of(handler)} | {h.name for h in self.handlers() if h.function == handler}
@@ -317,7 +318,7 @@ def handler_for(letter: DeadLetter, handlers: Iterable[Handler]) -> Handler:
 
     Raises:
         NoSuchHandler: there is no such handler.
-        ProcbusError: there are several, and it is unknown which one failed.
+        ProcbusError: several handlers have this name, and it is unknown which one failed.
     """
     named = [handler for handler in handlers if handler.name == letter.handler]
     if not named:
@@ -355,7 +356,7 @@ class FailureHook:
         self._context_of = context_of
 
     def __call__(self, settled: Settled) -> None:
-        """Pass a failure to the hook, which counts as a look at it."""
+        """Pass a failure to the hook. This counts as a look at the failure."""
         if settled.letter is None:
             return
         delivery = settled.delivery
@@ -370,7 +371,7 @@ class FailureHook:
 
 
 def call_hook(hook: Callable[[DeadLetter], object], letter: DeadLetter) -> None:
-    """Call the user's `on_failure` hook; log any exception of it, and go on."""
+    """Call the user's `on_failure` hook; log any exception that it raises, and go on."""
     try:
         hook(letter)
     except BaseException as error:

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: MIT
 """Delays: a delivery that is published for later waits for its time, and is then queued.
 
-It waits in the `RetryQueue`, as a delivery does that waits for its next attempt: so there is one
-timer, the supervisor's. Its lane, its gate and its pacer see it only once it is due. Until then it
-holds no worker and no place, and its key has no order. A delivery that is cancelled before is
-settled without them.
+The delivery waits in the `RetryQueue`, like a delivery that waits for its next attempt. So there is
+one timer, the supervisor's. The lane, the gate and the pacer get the delivery only once it is due.
+Until then it holds no worker and no place, and it is not ordered by its key. A delivery that is
+cancelled before it is due is settled without lane, gate and pacer.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from procbus.dispatch.retry_queue import Due, RetryQueue
 class Delays:
     """Holds the delayed deliveries of one bus until they are due. Thread-safe.
 
-    Its state is in the queue, and in two counters of each subscription: `delayed`, and `unqueued`
-    until the lane counts the delivery.
+    Its state is in the `RetryQueue`, and in two counters of each subscription: `delayed`, and
+    `unqueued`, which counts a delivery until the lane counts it.
 
     Args:
         retries: the deliveries that wait.
@@ -36,8 +36,8 @@ class Delays:
         settle: settles deliveries.
 
     Attributes:
-        keep_time: has a thread send the deliveries that are due; False if none can be started. Set
-            once, when the bus is made.
+        keep_time: makes sure that a thread sends the deliveries that are due; False if no thread
+            can be started. Set once, when the bus is made.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class Delays:
         self.keep_time: Callable[[], bool] = _always
 
     def due_of(self, when: When) -> Due | None:
-        """The time at which an event is due that is published now; None for at once.
+        """The time at which an event that is published now is due; None for at once.
 
         Raises:
             BusClosed: the interpreter is ending, and no thread is left that could wait.
@@ -65,7 +65,7 @@ class Delays:
         return due
 
     def hold(self, delivery: Delivery, due: Due, context: Context | None = None) -> None:
-        """Keep a delivery until it is due. Listeners are told of it now.
+        """Keep a delivery until it is due. Listeners are told now that it was accepted.
 
         Args:
             delivery: the delivery, which is counted in.
@@ -81,7 +81,7 @@ class Delays:
             context = copy_context()
         if self._listeners.publishing:
             context.run(self._listeners.tell_accepted, delivery)
-        # Otherwise it would keep the event alive whose handler is the publisher.
+        # Otherwise the kept context would keep alive the event whose handler is the publisher.
         context.run(running.set, None)
         self._keep(delivery, due, context)
 
@@ -98,7 +98,7 @@ class Delays:
         """Queue a delivery that is due, in its publisher's context."""
         if delivery.receipt is None:
             return
-        delivery.queued_at = monotonic()  # what it waits for a worker counts from here
+        delivery.queued_at = monotonic()  # the wait for a worker counts from here
         try:
             context.run(delivery.subscription.put, delivery)
         except Tangled:
@@ -115,13 +115,13 @@ class Delays:
             later(self._count_queued, delivery)
 
     def cancel(self) -> None:
-        """Settle all that it keeps as cancelled, and keep nothing from now on."""
+        """Settle all kept deliveries as cancelled, and keep none from now on."""
         held = self._retries.cancel_firsts()
         if held:
             self._settle([(each, cancelled(each)) for each in held], queued=False)
 
     def holds(self, delivery: Delivery) -> bool:
-        """Whether it keeps a delivery."""
+        """Whether this delivery is kept until it is due."""
         return self._retries.has_first(delivery)
 
 
