@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
 """The dispatcher: turns each event into deliveries and puts them into their handlers' lanes.
 
-`publish` is the whole way: look at the phase, ask the router, make the receipt, count the
-deliveries in, write to the journal if there is one, queue. An event with one plain handler takes a
-shorter way.
+`publish` does every step: look at the phase, ask the router, make the receipt, count the deliveries
+in, write to the journal if there is one, queue the deliveries. An event with one plain handler
+takes a shorter way.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ Addressee = tuple[Subscription, Owner, Waiter]
 class Dispatcher:
     """Turns events into deliveries. Thread-safe.
 
-    Each publish begins with a look at `_open`. If that is false, it goes through
+    Each publish begins with a look at `_open`. If `_open` is false, the publish goes through
     `_routes_by_phase`: see `_set_phase`.
 
     Args:
@@ -75,7 +75,8 @@ class Dispatcher:
         routes: returns the present router.
         first_publish: called before the first event is published, once the routes are made.
         subscriptions: returns the present subscriptions.
-        run: the run of the bus, which tells its deliveries from all others.
+        run: the run of the bus, which distinguishes its deliveries from the deliveries of all other
+            runs.
         journal: records events and outcomes that must survive; None for no journal.
         sole: makes the receipt of an event with one handler.
         fan: makes the receipt of any other event.
@@ -108,7 +109,7 @@ class Dispatcher:
         self._phase_lock = Lock()
         self._open = False
         self._is_ready = False
-        #: They make the errors of the phases `GUARDED` and `FORKED`.
+        #: These functions make the errors of the phases `GUARDED` and `FORKED`.
         self._circuit: Circuit | None = None
         self._fork_error: Callable[[], Never] | None = None
         self._next_id = itertools.count(run.first_id).__next__
@@ -136,7 +137,7 @@ class Dispatcher:
         return routes if error is None else Refusing(routes, error)
 
     def guard(self, circuit: Circuit) -> None:
-        """Have publishing for cpu handlers raise the errors of this circuit, while there are."""
+        """Have publishing for cpu handlers raise the error of this circuit, while it has one."""
         self._circuit = circuit
         self._set_phase()
         self._admission.disturb()  # waiting publishers check again
@@ -144,8 +145,9 @@ class Dispatcher:
     def _set_phase(self) -> None:
         """Note whether a publish needs the routes alone. Another thread may change a field.
 
-        It needs more in a forked child; while cpu workers keep dying; if a journal may have
-        deliveries for new handlers; and for the first event, before which the bus gets ready.
+        A publish needs further steps in a forked child; while cpu workers keep dying; if a journal
+        may have deliveries for new handlers; and for the first event, before which the bus gets
+        ready.
         """
         with self._phase_lock:  # no call in it, after which code that interrupts might run
             guarded = self._circuit is not None and self._circuit.refusal is not None
@@ -170,15 +172,18 @@ class Dispatcher:
         """Publish one event, after waiting for room on the bus if necessary.
 
         Inside a handler of this bus it never waits, and the handler's event becomes the parent.
-        With a journal the event is in it when this returns.
+        With a journal, the event is in the journal when this method returns.
 
         Args:
             event: the event.
             topic: the topic that it is published to.
-            tell: called as by `Receipt.when_done`; many events may share it.
-            wait: whether to wait until it survives a loss of power, if the journal promises that.
-            to: the one plain subscription that it is for, without routing; None routes the event.
-            when: when its handlers run; only a handler says so here. Others call `publish_delayed`.
+            tell: called like a callback of `Receipt.when_done`; many events may share one.
+            wait: whether to wait until the event survives a loss of power, if the journal promises
+                that.
+            to: the one plain subscription that gets the event, without routing; None routes the
+                event.
+            when: when its handlers run. Only a publish from a handler passes it; others call
+                `publish_delayed`.
         """
         parent_id = None
         nested = False
@@ -230,7 +235,7 @@ class Dispatcher:
                 else:
                     self._send_off.send_later((receipt,), (), False)
                 return receipt
-            except Disturbed:  # while it waited for room: check again whether it may publish
+            except Disturbed:  # while this waited for room: check again whether it may publish
                 seen = self._admission.disturbed
                 continue
             except BaseException as error:  # most likely Ctrl-C, or the journal cannot be written
@@ -338,7 +343,7 @@ class Dispatcher:
         self._delays.cancel()
 
     def publish_tick(self, event: Any, topic: str | None, record: bytes) -> Receipt:
-        """Publish an event of a schedule; in a journal its tick is written together with it.
+        """Publish an event of a schedule; a journal gets the event and its tick in one record.
 
         Args:
             event: the event.
@@ -365,7 +370,7 @@ class Dispatcher:
     def publish_run(
         self, events: Sequence[Any], topic: str | None, tell: Callbacks | None
     ) -> Sequence[Receipt]:
-        """Publish the first of several events, with all that follow it to the same plain handler.
+        """Publish the first of several events, and the events after it for the same plain handler.
 
         One wait for room, one lock and one wake-up serve all of them.
 
@@ -413,7 +418,7 @@ class Dispatcher:
     def _run_of(
         self, events: Sequence[Any], topic: str | None
     ) -> tuple[Subscription, PutAll, int] | None:
-        """Find the handler of the first event, and count the events that it alone gets, in a row.
+        """Find the handler of the first event, and count the events in a row that only it gets.
 
         Returns:
             Its subscription, the function that queues for it, and the number of events; None if
@@ -427,7 +432,7 @@ class Dispatcher:
         if topic is not None:
             return found[0], put_all, most
         count = 1
-        with contextlib.suppress(Exception):  # the routing of an event raises it in its turn
+        with contextlib.suppress(Exception):  # routing raises it again, in the turn of its event
             while count < most and match(events[count]) == found:
                 count += 1
         return found[0], put_all, count
@@ -499,7 +504,7 @@ class Dispatcher:
         wait: bool = True,
         due: Due | None = None,
     ) -> Receipt:
-        """Publish an event, unless the journal has seen its id: then return that event's receipt.
+        """Publish an event. If the journal has seen its id, return that event's receipt instead.
 
         Raises:
             OptionError: the bus has no journal.
@@ -610,14 +615,14 @@ class Dispatcher:
 
     @property
     def resumed(self) -> bool:
-        """Whether `resume` has no work."""
+        """Whether `resume` has nothing to do."""
         return self.journal is None or self._routes() is self.journal.resumed_for
 
     def resume(self) -> None:
         """Have the journal feed unfinished deliveries of earlier runs to the subscribed handlers.
 
         It is called before each publish from outside handlers, and costs next to nothing if there
-        are none. Otherwise it waits for room, as publishers do.
+        are no such deliveries. Otherwise it waits for room, as publishers do.
 
         Raises:
             JournalError: the journal cannot be read.
@@ -625,7 +630,7 @@ class Dispatcher:
         """
         if self.resumed or self._origin()[1]:
             return
-        self._routes_by_phase()  # gets the bus ready, or raises
+        self._routes_by_phase()  # this gets the bus ready, or raises
         if self.journal is not None:
             self.journal.resume()
 
@@ -663,12 +668,12 @@ class Dispatcher:
 
         A journal writes all of them together with the success.
 
-        It is called in a context of its own.
+        The caller runs it in a context of its own.
 
         Args:
             delivery: the delivery whose handler published them.
-            outcome: its success, which is not settled yet.
-            published: topic and event of each.
+            outcome: the success of that delivery, which is not settled yet.
+            published: topic and event of each published event.
         """
         chosen: list[tuple[Any, str | None, Due | None, list[Subscription], Any]] = []
         ready: list[tuple[FanReceipt, Sequence[Delivery], Sequence[LastAttempt], Due | None]] = []

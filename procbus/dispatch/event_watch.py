@@ -33,8 +33,9 @@ class _Published:
 class EventWatch:
     """A listener that compares each event with its state at publishing. Thread-safe.
 
-    It compares when a handler begins on a thread or an event loop, and when a worker process begins
-    or has ended, before the delivery is settled. After that the event is the publisher's again.
+    It compares when a handler begins on a thread or an event loop. For a worker process it compares
+    when the handler begins or has ended. It always compares before the delivery is settled, because
+    after that the publisher may change the event again.
 
     The lock `_lock` guards the tables, and is not held while an event is looked at.
     """
@@ -42,11 +43,11 @@ class EventWatch:
     def __init__(self) -> None:
         self._lock = Lock()
         self._open: dict[int, _Published] = {}
-        #: Pairs of handler and topic that are told already.
+        #: Pairs of handler and topic that were already reported.
         self._told: set[tuple[str, str]] = set()
 
     def accepted(self, moment: Accepted) -> None:
-        """Look at an event that is being published, once for all of its handlers."""
+        """Note the state of an event that is being published, once for all of its handlers."""
         receipt = moment.receipt
         if receipt.id not in self._open:  # one thread publishes it
             made = _Published(look_at(receipt.event), _place_of_publish(), len(receipt.deliveries))

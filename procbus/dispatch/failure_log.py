@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Failures in the log: one line each, a traceback with the first of a kind, no floods."""
+"""Failures in the log: one line for each, a traceback for the first of a kind, no floods."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ from procbus.core.user_objects import (
 #: Maximum of kinds that are remembered; failures of further kinds are logged without a traceback.
 MOST_KINDS = 1_000
 
-#: Maximum of lines at once, before `ERROR_RATE` holds; because a failed batch should still be
-#: logged event by event, in about a megabyte.
+#: Maximum number of lines at once, before `ERROR_RATE` limits them; because a failed batch should
+#: still be logged event by event, in about a megabyte.
 FAILURE_BURST = 10_000
 
 #: Handler, class of the error, and the place that raised it.
@@ -61,7 +61,8 @@ class FailureLog:
         Args:
             delivery: the delivery that failed.
             letter: its dead letter.
-            ids: ids of the events that failed with this error: several if a call with a batch did.
+            ids: ids of the events that failed with this error: several if a call with a batch
+                failed.
         """
         error = letter.outcome.error
         assert error is not None
@@ -143,7 +144,7 @@ def _text_of(delivery: Delivery, letter: DeadLetter, ids: Sequence[int]) -> str:
 
 
 def _origin_of(letter: DeadLetter) -> Origin:
-    """The origin that the record of a failure gets, like the records of its handler."""
+    """The origin that the log record of a failure gets, as the log records of its handler do."""
     pid = letter.outcome.worker_pid or os.getpid()
     return Origin(pid, letter.handler, letter.event_id, letter.attempts, letter.topic)
 

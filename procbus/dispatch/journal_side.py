@@ -26,7 +26,7 @@ class SettlingSide(Protocol):
         """Write that deliveries succeeded, with their results, before any waiter wakes."""
 
     def expect(self, letter: DeadLetter, delivery: Delivery) -> None:
-        """Note a new dead letter, before users can see it: `failed` is called for it later."""
+        """Note a new dead letter, before users can see it. `failed` is called for it later."""
 
     def failed(self, settled: Settled) -> None:
         """Write that a delivery failed for good, unless its letter was replayed or cleared."""
@@ -41,7 +41,7 @@ class SettlingSide(Protocol):
 class JournalSide(Protocol):
     """The journal, as far as the dispatcher uses it."""
 
-    #: The routes for whose handlers all deliveries of earlier runs are fed.
+    #: The routes whose handlers have been fed all their deliveries of earlier runs.
     resumed_for: object
     #: Number of ids claimed so far.
     claims: int
@@ -62,17 +62,17 @@ class JournalSide(Protocol):
             deliveries: all deliveries of the event.
             wait: whether to wait for the disk.
             due_at: when they run, in seconds as of `time.time()`; 0 for now.
-            beside: a record that is written together with them.
+            beside: a record that is written together with the event.
         """
 
     def last_tick(self, schedule: str) -> float | None:
         """The last tick of a schedule, or its beginning; None if the journal does not know it."""
 
     def tick(self, schedule: str, spec: str, at: float) -> bytes:
-        """Lay out the record of a schedule's tick; at 0, that the schedule was cancelled."""
+        """Make the record of a schedule's tick. Time 0 records that the schedule was cancelled."""
 
     def note_tick(self, record: bytes) -> None:
-        """Write such a record alone."""
+        """Write a record of `tick` without an event."""
 
     def accept_once(
         self,
@@ -99,7 +99,7 @@ class JournalSide(Protocol):
     ) -> None:
         """Write events together with the success of the delivery that published them.
 
-        Each comes with the time at which its deliveries run, as for `accept`.
+        Each event comes with the time at which its deliveries run, as for `accept`.
         """
 
     def check_id(self, given_id: object) -> None:

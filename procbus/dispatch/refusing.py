@@ -11,7 +11,7 @@ from procbus.routing.router import Router
 
 
 class Refusing:
-    """The routes, while no event may be published for cpu handlers."""
+    """The routes of a bus while no event may be published for its cpu handlers."""
 
     def __init__(self, routes: Router[Subscription], error: Callable[[], CircuitOpen]) -> None:
         self._routes = routes
@@ -22,7 +22,7 @@ class Refusing:
         return self.check(self._routes.match(event, topic))
 
     def check(self, found: Sequence[Subscription]) -> Sequence[Subscription]:
-        """Raise the error if there is a cpu handler among them whose lane is guarded."""
+        """Raise the error if one of the subscriptions is of a cpu handler whose lane is guarded."""
         if any(each.handler.kind == "cpu" and not each.handler.on_threads for each in found):
             raise self._error()
         return found

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""Deliveries that wait for their time: for their next attempt, or for their first if delayed.
+"""Deliveries that wait for their time: for their next attempt, or for a delayed first attempt.
 
-They occupy no worker meanwhile.
+A waiting delivery occupies no worker.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ _FEW_GONE = 100
 class Due(NamedTuple):
     """The time at which a delayed delivery is due, by the two clocks."""
 
-    #: By the clock that cannot be set; None if the clock on the wall decides.
+    #: The time by the clock that cannot be set; None if the clock on the wall decides.
     at: float | None
-    #: By the clock on the wall, in seconds as of `time.time()`.
+    #: The time by the clock on the wall, in seconds as of `time.time()`.
     wall_at: float
 
 
 class _Entry:
-    """A place in a heap. Once its delivery was withdrawn it has none."""
+    """A place of a delivery in a heap. It is empty once the delivery was withdrawn."""
 
     __slots__ = ("delivery",)
 
@@ -106,8 +106,8 @@ class RetryQueue:
         self._waiting, self._dated = _Heap(), _Heap()
         #: The entry of each delivery, and the heap that it is in.
         self._entries: dict[Delivery, tuple[_Entry, _Heap]] = {}
-        #: For each delivery that waits for its first attempt, the function that queues it. It is
-        #: here until that is called.
+        #: For each delivery that waits for its first attempt, the function that queues it. The
+        #: entry stays until that function is called.
         self._firsts: dict[Delivery, Callable[[Delivery], object]] = {}
         self._cancelled = self._no_firsts = False
         self._woken = False
@@ -122,7 +122,7 @@ class RetryQueue:
         return max(0, len(self._entries) - len(self._firsts))
 
     def due_of(self, when: When) -> Due | None:
-        """The time at which an event is due that is published now; None if that is over."""
+        """The time at which an event that is published now is due; None if that time is over."""
         if when.in_s is not None:
             return Due(self.now() + when.in_s, self.wall() + when.in_s) if when.in_s else None
         assert when.at is not None
@@ -143,7 +143,7 @@ class RetryQueue:
         Args:
             delivery: the delivery.
             due: when that is due.
-            go: is called with it by `send` then.
+            go: `send` calls it with the delivery then.
         """
         with self._lock:
             if self._no_firsts:
@@ -160,7 +160,7 @@ class RetryQueue:
     def _locked_add(self, delivery: Delivery, at: float, heap: _Heap) -> bool:
         if self._cancelled:
             return False
-        self._locked_take_out(delivery)  # hardly ever there: it has one time, the latest
+        self._locked_take_out(delivery)  # hardly ever needed: a delivery has one time, the latest
         entry = _Entry(delivery)
         self._entries[delivery] = entry, heap
         if heap.push(at, entry):
@@ -220,7 +220,7 @@ class RetryQueue:
         with self._lock:
             if delivery in self._firsts and self._locked_take_out(delivery):
                 go = self._locked_forget_first(delivery)
-        return go is not None  # freed without the lock: it has objects of the user's
+        return go is not None  # freed without the lock, because `go` has objects of the user's
 
     def has_first(self, delivery: Delivery) -> bool:
         """Whether a delivery waits here for its first attempt, or is just being sent."""

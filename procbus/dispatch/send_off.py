@@ -30,7 +30,7 @@ class SendOff:
         self._delays = settlement.delays
 
     def put_each(self, queued: Sequence[Delivery], due: Due | None = None) -> None:
-        """Queue deliveries; or keep them until they are due."""
+        """Queue deliveries, or keep them until they are due."""
         if due is not None:
             for delivery in queued:
                 self._delays.hold(delivery, due)
@@ -92,12 +92,13 @@ class SendOff:
         failed: Sequence[LastAttempt],
         due: Due | None = None,
     ) -> bool:
-        """Save deliveries that were counted in before their publishing was interrupted.
+        """Rescue deliveries that were counted in before their publishing was interrupted.
 
         Deliveries that are in their lanes run.
 
         Returns:
-            Whether the others get into their lanes in a moment. If not, they are cancelled.
+            Whether the other deliveries get into their lanes in a moment. If not, they are
+            cancelled.
         """
         if isinstance(error, Tangled):
             self.send_later(queued, failed, True, due)
@@ -113,7 +114,7 @@ class SendOff:
         entered: bool,
         due: Due | None = None,
     ) -> None:
-        """Have another thread do the rest, because this one is tangled up with another.
+        """Have another thread finish the sending, because this thread is tangled up with another.
 
         Args:
             queued: deliveries for lanes; some may be in their lanes already.

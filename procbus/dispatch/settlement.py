@@ -3,7 +3,7 @@
 
 However a delivery ends (success, failure, a dead worker, cancellation), it ends here, exactly once.
 Its consequences follow from here: counters, dead letter, log line, receipt, gate, and room on the
-bus. An attempt that failed and that another follows ends here too, and leaves the delivery pending.
+bus. An attempt that is followed by a retry ends here too, and leaves the delivery pending.
 """
 
 from __future__ import annotations
@@ -58,13 +58,14 @@ class Settlement:
         admission: gets the room back.
         retries: takes deliveries that are retried.
         journal: told of each end before any waiter; None without a journal.
-        short_s: threshold of the run time below which runs are sampled; None for the usual one.
+        short_s: threshold of the run time below which runs are sampled, in seconds; None for the
+            default.
 
     Attributes:
         delays: keeps deliveries until their delay is over.
-        listeners: the listeners of the bus. While there are none, they cost nothing.
-        on_failed: are called with the end of each delivery that failed for good, before the
-            listeners.
+        listeners: the listeners of the bus. Without listeners this costs nothing.
+        on_failed: functions that are called with the end of each delivery that failed for good,
+            before the listeners.
     """
 
     def __init__(
@@ -168,7 +169,7 @@ class Settlement:
                 self._follow_up(after, count, queued)
 
     def _follow_up(self, after: _After, count: int, queued: bool) -> None:
-        """Carry out all consequences of settled deliveries, whatever one of them raises."""
+        """Carry out all consequences of settled deliveries, even if one consequence raises."""
         interrupts: list[BaseException] = []
         for error in after.raised or ():
             _note_raised(interrupts, error)
@@ -396,8 +397,8 @@ def _of_one_error(
 ) -> Iterator[list[_Ended]]:
     """Divide ends of attempts into those that are next to each other and have the same error.
 
-    Several are together if a batch handler's call failed as a whole: that is one fault, and one
-    line in the log.
+    Several ends are together if a batch handler's call failed as a whole. That is one fault, and
+    one line in the log.
     """
 
     def of(each: _Ended) -> tuple[int, int, int]:
@@ -434,7 +435,7 @@ def _log_retries(pairs: Sequence[tuple[Delivery, Outcome]], waits: list[float]) 
 
 
 def _guarded(interrupts: list[BaseException], function: Callable[..., object], *args: Any) -> None:
-    """Call one of several functions that must all be called, whatever another one raises."""
+    """Call one of several functions. All of them must be called, even if another one raises."""
     try:
         function(*args)
     except Tangled:

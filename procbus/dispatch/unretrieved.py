@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from procbus.core.delivery import Delivery
     from procbus.core.outcome import Outcome
 
-#: Maximum of handlers and error types counted apart; the others count together.
+#: Maximum number of pairs of handler and error type that are counted separately; further pairs
+#: count together.
 MOST_KEYS = 1_000
 
 #: Maximum of handlers, and of errors of each, named in the summary.
@@ -43,7 +44,7 @@ class Unseen:
         self._counts[key] += 1
 
     def note_seen(self, delivery: Delivery) -> None:
-        """Note that your code has looked at a failure; looking again changes nothing."""
+        """Note that the user's code has looked at a failure. Looking again changes nothing."""
         outcome = delivery.outcome
         with self._lock:
             if delivery.unseen is not self or outcome is None:

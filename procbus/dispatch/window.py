@@ -44,14 +44,15 @@ class _Mean:
 class Window:
     """The number of receipts that one stream may have open. Belongs to the stream's thread.
 
-    A stream of small events may have `most`. Of large ones, or of large results, there may be as
-    many as take `WINDOW_BYTES` in the script: the stream shows a sample of them, one in some ms.
-    Large buffers in progress may take no more than `_SHARE` of the shared memory's limit as well.
+    A stream of small events may have `most` open receipts. With large events or large results, as
+    many may be open as take `WINDOW_BYTES` in the script. The stream passes a sample of events and
+    results to this window, one every few ms. Large buffers in progress may also take no more than
+    `_SHARE` of the shared memory's limit.
 
     Args:
         most: maximum of open receipts, for events of any size.
-        needs: returns the number of open events that keeps the given handlers busy: that many may
-            be open, whatever their size.
+        needs: returns the number of open events that keeps the given handlers busy. This number may
+            always be open, whatever the size of the events.
         shared_memory: returns the bytes copied so far, and their limit.
         holds: an object that is kept alive with this one.
         begins_small: returns whether few receipts may be open before the first results are known;
