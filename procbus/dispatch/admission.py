@@ -125,9 +125,9 @@ class Admission:
     its room afterwards.
 
     Attributes:
-        when_full: called, without the lock, when a publisher begins to wait for room. From then on
-            no event of a batch handler may wait for further events, which that publisher cannot
-            publish. Set once, when the bus is made.
+        when_full: called, without the lock, when a publisher begins to wait for room. Then events
+            of batch handlers stop waiting for their batch to fill, because this publisher cannot
+            publish the missing events. Set once, when the bus is made.
     """
 
     def __init__(self, max_pending: int, on_full: OnFull) -> None:

@@ -143,7 +143,7 @@ class Dispatcher:
         self._admission.disturb()  # waiting publishers check again
 
     def _set_phase(self) -> None:
-        """Note whether a publish needs the routes alone. Another thread may change a field.
+        """Note whether a publish needs only the routes. Another thread may change a field.
 
         A publish needs further steps in a forked child; while cpu workers keep dying; if a journal
         may have deliveries for new handlers; and for the first event, before which the bus gets
@@ -343,7 +343,7 @@ class Dispatcher:
         self._delays.cancel()
 
     def publish_tick(self, event: Any, topic: str | None, record: bytes) -> Receipt:
-        """Publish an event of a schedule; a journal gets the event and its tick in one record.
+        """Publish an event of a schedule. A journal gets the event together with its tick.
 
         Args:
             event: the event.

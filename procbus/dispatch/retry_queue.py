@@ -186,7 +186,7 @@ class RetryQueue:
             self._bell.wait(max(0.0, min(next_due, look_again_at) - now))
 
     def send(self, delivery: Delivery) -> None:
-        """Queue a delivery that is due: for its next attempt, or as `add_first` was told."""
+        """Queue a delivery that is due: for its next attempt, or by the `go` of `add_first`."""
         go = None
         if self._firsts:
             with self._lock:

@@ -16,8 +16,8 @@ WINDOW_BYTES = 64_000_000
 #: Maximum share of the shared memory's limit that a stream's events may take in the script; because
 #: their copies for workers take as much again for a moment.
 _SHARE = 0.5
-#: Interval between two looks at the sizes, in seconds; and minimum time between two looks, in times
-#: of the last look's length, so that they take little of the stream's time.
+#: Interval between two looks at the sizes, in seconds; and minimum time between two looks, as a
+#: multiple of the last look's length; because looks should take little of the stream's time.
 WINDOW_LOOK_S = 0.002
 _RARE = 100
 #: Maximum of open receipts before the first is settled, and growth with each settled one; because

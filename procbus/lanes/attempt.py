@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from procbus.pool.interface import At, WorkerGone
 
 
-#: The measures taken after a run took too long, in words.
+#: The measures taken after a run that took too long, in words for the error message.
 KILLED, LEFT_BEHIND = "its worker was killed", "its thread was left behind"
 NO_STACK = "(the stack of the handler could not be read)"
 
@@ -33,7 +33,7 @@ class Verdict(NamedTuple):
 
     at: At
     kind: OutcomeKind
-    #: Makes the error, of the last report of the handler.
+    #: Makes the error from the last progress report of the handler.
     error_of: Callable[[Progress | None], BaseException]
     #: Time of the verdict, in seconds of `time.monotonic()`.
     ended_at: float
@@ -58,7 +58,7 @@ def timeout_error(
         delivery: the delivery that ran.
         ran_s: duration of the run, in seconds.
         stack: stack of the handler; empty if it could not be read.
-        how: the measure taken, as the end of the sentence.
+        how: the measure taken, in words that end the message.
         progress: the last report of the handler.
     """
     handler = delivery.handler
@@ -138,7 +138,7 @@ def keep_contexts(deliveries: Sequence[Delivery]) -> None:
     """Give each delivery a copy of the publisher's context, unless that is empty."""
     for delivery in deliveries:
         own = kept(copy_context())
-        if own is None:  # it is for the others too
+        if own is None:  # the publisher's context is for the other deliveries too
             return
         delivery.context = own
 

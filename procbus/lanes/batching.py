@@ -24,13 +24,13 @@ from procbus.lanes.slot import Batch, Slot
 from procbus.pool.interface import BATCH_S, At, Worker
 
 #: Maximum time for encoding a batch for a worker that has nothing else to do, as a share of the
-#: work in a batch; because the worker waits for it, and other companions wait for the GIL: with
-#: events of 1,000 records a longer batch takes a twentieth off the rate.
+#: work in a batch; because the worker waits for the batch, and other companions wait for the GIL.
+#: With events of 1,000 records a longer batch takes a twentieth off the rate.
 ENCODING = 0.2
 
 
 class Batching:
-    """Knows which slot has which deliveries. Thread-safe.
+    """Records which slot has which deliveries. Thread-safe.
 
     The lock of `queue` is the lane's lock. It guards the queue and its gates, the circuit, the list
     of slots, and the fields that `Slot` names.
@@ -72,7 +72,7 @@ class Batching:
         return found
 
     def at_hand(self) -> list[tuple[Slot, Delivery | None, float, Progress | None]]:
-        """Each slot, its worker's running delivery, the start of that, and its last report.
+        """Each slot, its worker's running delivery, the start of that run, and its last report.
 
         The start is in seconds of `time.monotonic()`.
         """
@@ -117,7 +117,7 @@ class Batching:
                 if now >= self._none_due_before:
                     self._recall_overdue(now)
                 if not wait and (queue.waiting or queue.locked_ready() <= self.locked_free()):
-                    return []  # a free worker was woken for the ready ones, or will take them
+                    return []  # a free worker was woken for the ready deliveries, or will take them
                 batch = self._take_batch(most, now, ENCODING * self._batch_s if wait else inf)
                 if batch or not wait or queue.closed:
                     return batch
@@ -127,10 +127,10 @@ class Batching:
             lock.release()
 
     def hand_out(self, slot: Slot, worker: Worker, batch: Batch) -> list[Delivery]:
-        """Let a worker begin a batch; deliveries that it cannot have go back.
+        """Let a worker begin a batch. Deliveries that the worker cannot have go back to the queue.
 
         Returns:
-            Deliveries that must not run any more. The worker's own stay in the batch.
+            Deliveries that must not run any more. The deliveries of this worker stay in the batch.
         """
         message, lock = batch.message, self.queue.lock
         back, dropped = message.rest, []
@@ -148,7 +148,8 @@ class Batching:
             if back:
                 self.queue.locked_put_back(back)
             if batch.deliveries:
-                # Without an interruption in between: taking back relies on it.
+                # These steps run without an interruption in between: taking deliveries back relies
+                # on that.
                 worker.offer(message)
                 slot.in_flight.append(batch)
                 if len(slot.in_flight) == 1:
@@ -163,7 +164,7 @@ class Batching:
         """Note that the worker has finished its first batch.
 
         Returns:
-            Deliveries of it that the worker left undone.
+            Deliveries of the batch that the worker left undone.
         """
         lock = self.queue.lock
         if not lock.acquire(False):
@@ -195,7 +196,7 @@ class Batching:
             return not self.queue.closed or self.queue.locked_ready() > 0
 
     def put_back(self, deliveries: list[Delivery]) -> list[Delivery]:
-        """Queue deliveries again, in front, that a worker had not begun.
+        """Queue again, in front, deliveries that a worker had not begun.
 
         Returns:
             Deliveries that must not run any more.
@@ -216,8 +217,8 @@ class Batching:
     def locked_withdraw(self, delivery: Delivery) -> bool:
         """Take one delivery back from its worker, unless the worker has begun it.
 
-        A worker knows only the number of deliveries it may begin. So all that it has not begun are
-        taken back, and the others are queued again.
+        A worker knows only the number of deliveries it may begin. So all deliveries that it has not
+        begun are taken back. All of them but this one are queued again.
         """
         for slot in self.slots:
             if any(delivery in batch.open() for batch in slot.in_flight):
@@ -266,9 +267,9 @@ class Batching:
         self._none_due_before = min((slot.due_at for slot in self.slots), default=inf)
 
 
-# Keeps the cpu lane from beginning work while that would do harm.
+# Keeps the cpu lane from beginning work while new work would do harm.
 
-#: Maximum of failed trials after which a closing bus fails its waiting deliveries.
+#: Number of failed trials after which a closing bus fails its waiting deliveries.
 TRIALS_AT_CLOSE = 3
 
 
@@ -276,7 +277,8 @@ class Breaker:
     """Operates the circuit of one lane. Thread-safe; the lane's lock guards its fields.
 
     Args:
-        batching: has the circuit, and takes back deliveries not begun when the circuit opens.
+        batching: has the circuit. When it opens, batching takes back the deliveries that are not
+            begun.
         flow: makes publishing raise while workers keep dying.
         fail_ready: settles all deliveries that are ready for a worker.
     """
@@ -287,20 +289,20 @@ class Breaker:
         self._batching = batching
         self._circuit = batching.circuit
         self._guard = flow.guard
-        #: Makes the error of publishing for cpu handlers while the circuit is open. It is set under
-        #: the lock. The flow is told after that, and reads it then: two threads may tell it in
-        #: either order.
+        #: Makes the error of publishing for cpu handlers while the circuit is open. The field is
+        #: set under the lock. The flow is told afterwards and reads the field then, so two threads
+        #: may tell the flow in either order.
         self.refusal: Callable[[], CircuitOpen] | None = None
         self._fail_ready = fail_ready
-        #: Whether a worker died since the last survival, or the circuit is not closed: then
-        #: survivals must be noted. Read without the lock.
+        #: Whether survivals must be noted: a worker died since the last survival, or the circuit is
+        #: not closed. Read without the lock.
         self.troubled = False
         self._closing = False
-        #: The outcome of all ready deliveries, once a closing bus has made enough trials.
+        #: The outcome that all ready deliveries get, once a closing bus has made enough trials.
         self.given_up: Outcome | None = None
 
     def reason(self) -> str:
-        """The reason why nothing is begun; empty if deliveries are begun."""
+        """The reason why no delivery is begun; empty if deliveries are begun."""
         with self._batching.queue.lock:
             return self._circuit.reason()
 
@@ -325,7 +327,7 @@ class Breaker:
             self._guard(self)
 
     def expect_close(self) -> None:
-        """Note that the bus is closing: the lane may delay it only for some trials."""
+        """Note that the bus is closing. The lane may delay the close only for some trials."""
         with self._batching.queue.lock:
             self._closing = True
             self._circuit.hurry()
@@ -375,7 +377,7 @@ class Breaker:
         if given_up is not None:
             self._fail_ready(given_up)
             return
-        # Before the log line, which may be slow: a trial may be over by the time it is written.
+        # Before the log line, because writing it may be slow: a trial may be over by then.
         self._guard(self)
         log.error("%s; pending deliveries wait", text)
 

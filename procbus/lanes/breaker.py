@@ -2,9 +2,9 @@
 """The circuit breaker: stops the lane for a while when workers die one after the other.
 
 It follows the maximum restart intensity of Erlang's supervisors, and the circuit breaker of M.
-Nygard's "Release It!". Closed, it counts deaths. Open, it lets no delivery through. After a while
-it lets one trial through, which closes or opens it again. It also stops the lane while memory is
-short.
+Nygard's "Release It!". A closed circuit counts deaths of workers. An open circuit lets no delivery
+through. After a while it lets one delivery through as a trial, and the trial closes the circuit or
+opens it again. The breaker also stops the lane while memory is short.
 """
 
 from __future__ import annotations
@@ -23,15 +23,16 @@ class CircuitLimits:
     #: Maximum of deaths within `deaths_window_s`, while no worker survives a delivery.
     most_deaths: int = 20
     deaths_window_s: float = 30.0
-    #: Time that it stays open at first, in seconds; doubled after each failed trial, up to the
-    #: maximum.
+    #: Time that the circuit stays open at first, in seconds; doubled after each failed trial, up to
+    #: the maximum.
     cool_s: float = 5.0
     most_cool_s: float = 60.0
     #: Time after which a trial whose delivery is in no handler counts as unused, in seconds;
     #: because the delivery may be unable to travel, or was put back.
     spent_s: float = 1.0
     #: Time of short memory without a running delivery after which the lane begins one delivery, in
-    #: seconds; because other programs may use the memory, and nothing would ever run again.
+    #: seconds; because other programs may use the memory for good, and nothing would ever run
+    #: again.
     trickle_s: float = 30.0
 
 
@@ -60,12 +61,12 @@ class Look(NamedTuple):
 
 
 class CircuitBreaker:
-    """Says how many deliveries of a lane may begin: a state machine without a clock of its own.
+    """Decides how many deliveries of a lane may begin: a state machine without its own clock.
 
     Not thread-safe: the lane's lock guards it.
 
     Args:
-        limits: when it opens, and for how long.
+        limits: when the circuit opens, and for how long.
     """
 
     def __init__(self, limits: CircuitLimits = CIRCUIT_LIMITS) -> None:
@@ -78,7 +79,7 @@ class CircuitBreaker:
         self._deaths: deque[float] = deque(maxlen=limits.most_deaths + 1)
         self._cool_s = limits.cool_s
         self._hurried = False
-        #: During a trial: time when a delivery was taken for it; None before.
+        #: During a trial: time when a delivery was taken for the trial; None before.
         self._taken_at: float | None = None
         #: The reason why memory is short; empty while there is enough.
         self._short = ""
@@ -105,7 +106,7 @@ class CircuitBreaker:
         return self._permits
 
     def begin(self, now: float) -> None:
-        """Note that one of them is begun."""
+        """Note that a delivery is begun."""
         self._permits = max(0, self._permits - 1)
         self._taken_at = now
 
@@ -159,8 +160,8 @@ class CircuitBreaker:
     def _begin_trial(self, now: float, running: Sequence[float]) -> bool:
         """Begin a trial if one is due; return whether one begins.
 
-        It may begin before the last trial has ended, because that may have been unused or may take
-        for ever.
+        A trial may begin before the last trial has ended, because the last one may have been unused
+        or may take for ever.
         """
         taken_at = self._taken_at
         if self.state is CircuitState.OPEN:
@@ -178,7 +179,7 @@ class CircuitBreaker:
         return True
 
     def _trickle(self, now: float, *, idle: bool) -> bool:
-        """Let one delivery through if memory was short for long and nothing runs."""
+        """Let one delivery through if memory was short for a long time and nothing runs."""
         if not self._short or not idle or self.state is not CircuitState.CLOSED:
             self._idle_since = None
             return False

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
 """A companion: the thread in the parent that feeds one worker.
 
-Its code blocks and runs straight on: take a batch, send it, receive its results, settle them,
-repeat. To keep the worker busy it sends the next batch before the last one is finished, if that
-certainly cannot block. A stuck worker blocks only its own companion.
+Its code is a plain loop of blocking calls: take a batch, send it, receive its results, settle them.
+To keep the worker busy, the companion sends the next batch before the last one is finished, if
+sending certainly cannot block. A stuck worker blocks only its own companion.
 """
 
 from __future__ import annotations
@@ -35,14 +35,15 @@ if TYPE_CHECKING:
     from procbus.lanes.batching import Batching, Breaker
     from procbus.pool.interface import Prepared
 
-#: Number of deaths in a row before a worker began its deliveries, after which the first is charged.
+#: Number of workers in a row that died before they began a delivery, after which the first delivery
+#: is charged.
 BARREN_DEATHS = 3
 
 #: Interval at which a companion that waits for room in shared memory asks again, in seconds.
 ROOM_S = 0.1
 
-#: Interval at which a companion looks for a handler that has begun, while somebody listens to that,
-#: in seconds; because a person who watches sees no delay.
+#: Interval at which a companion looks for a handler that has begun, while there are listeners, in
+#: seconds; because a person who watches sees no such delay.
 STARTED_LOOK_S = 0.1
 
 #: A number of deliveries above that of any batch.
@@ -89,7 +90,7 @@ class Port(Protocol):
         """Settle the delivery that a worker died with."""
 
     def look_ahead(self) -> None:
-        """Note that a companion takes deliveries ahead, which another worker may have to run."""
+        """Note that a companion takes further deliveries, which another worker may have to run."""
 
     def relieve(self, slot: Slot) -> None:
         """Note that a worker is in one handler for long, so that others may take its deliveries."""
@@ -137,7 +138,8 @@ class Companion(LaneThread):
         self._recycling = recycling
         self._port = port
         self._listeners = port.listeners
-        #: The delivery whose start listeners were told before its end, in a batch and its place.
+        #: The delivery whose start listeners were told before its end: its batch, and its place
+        #: there.
         self._told = (0, 0)
         #: The slot's own list; guarded by the lane's lock.
         self._in_flight = slot.in_flight
@@ -149,7 +151,7 @@ class Companion(LaneThread):
         self._fit = MORE_THAN_A_BATCH
         #: Whether this is a copy of the thread, in a child that user code forked.
         self._forked = False
-        #: A process that will be the next worker. The lane may give it before the thread starts.
+        #: A process that will be the next worker. The lane may set this before the thread starts.
         self.prepared: Prepared | None = None
         #: Threads that release dead workers.
         self._releasing: list[OwnThread] = []
@@ -204,7 +206,7 @@ class Companion(LaneThread):
             self._releasing.append(thread)
 
     def _start(self) -> Worker | None:
-        """Start a worker; None if the lane wants none any more, or if none can be started."""
+        """Start a worker; None if the lane wants no worker any more, or if none can be started."""
         while self._batching.wants_workers():
             source, self.prepared = self.prepared or self._pool, None
             try:
@@ -330,7 +332,8 @@ class Companion(LaneThread):
     def _give(self, worker: Worker, deliveries: Sequence[Delivery]) -> None:
         message = self._prepare(worker, next(_batch_numbers), deliveries)
         while message.no_room and not self._in_flight and not self._queue.cancelled:
-            # It is this one's turn: if it were handed back, others might overtake it for ever.
+            # It is this batch's turn: if the batch were handed back, others might overtake it for
+            # ever.
             first, *others = message.rest
             self._put_back(others)
             try:
@@ -400,7 +403,7 @@ class Companion(LaneThread):
         elif times or report.ends:
             batch.due_at = batch.due_from(monotonic())
         else:
-            batch.due_at = inf  # it is in one handler throughout, and will send that result
+            batch.due_at = inf  # the worker is in one handler throughout, and will send that result
             self._port.relieve(self.slot)
 
     def _settle(self, batch: Batch, ends: Sequence[Ended]) -> None:
@@ -459,7 +462,7 @@ class Companion(LaneThread):
             self._barren += 1
             if self._barren >= BARREN_DEATHS:
                 # Workers die again and again before they begin anything. So the next delivery must
-                # be the cause (reading it, for example), and would kill workers for ever.
+                # be the cause, for example while a worker reads it. It would kill workers for ever.
                 self._charge(waiting[0], gone, 0.0)
         self._put_back([delivery for batch in waiting for delivery in batch.open()])
 
@@ -507,7 +510,7 @@ class Companion(LaneThread):
     # Telling listeners.
 
     def _tell_running(self, worker: Worker, batch: Batch) -> None:
-        """Tell listeners of the handler that a worker is in, if they do not know yet."""
+        """Tell listeners which handler the worker is in, if they do not know yet."""
         at = worker.running()
         if at is None or at[:2] != (batch.number, batch.ended) or at[2] > monotonic():
             return
@@ -519,12 +522,12 @@ class Companion(LaneThread):
     def _tell_started(
         self, batch: Batch, ended: Sequence[Delivery], starts: Sequence[float], pid: int | None
     ) -> None:
-        """Tell listeners, before the ends of deliveries, of their starts, as far as not told yet.
+        """Tell listeners of starts that they do not know yet, before they are told of the ends.
 
         Args:
             batch: the batch, which counts the deliveries as ended.
-            ended: the last ones of them.
-            starts: the start of each; 0.0 for one that never began.
+            ended: the deliveries of the batch that ended last.
+            starts: the the start of each ended delivery; 0.0 for one that never began.
             pid: their process.
         """
         first = batch.ended - len(ended)

@@ -33,18 +33,18 @@ from procbus.pool.interface import NO_WORDS, Pool, Prepared, SetUpFailed, Worker
 if TYPE_CHECKING:
     from procbus.system.memory import OomWatch
 
-#: Maximum wait of `close` for a companion that should end, in seconds.
+#: Maximum time that `close` waits for a companion that should end, in seconds.
 COMPANION_JOIN_S = 10.0
 #: Maximum time to finish the start of a worker that is not ready when the lane closes, in seconds.
 STARTING_S = 1.0
 #: Maximum wait of the first publish for the launch of the first worker, in seconds.
 LAUNCH_S = 30.0
 #: Whether a publish waits for the launch of every worker that it makes necessary, and not only of
-#: the first (15 ms each). Python 3.12 starts no thread once the script has ended, so loky would
-#: lose a half-launched process then, which would complain on stdout.
+#: the first (15 ms each). Python 3.12 starts no thread once the script has ended. Then loky would
+#: lose a half-launched process, and that process would complain on stdout.
 LAUNCH_EACH = sys.version_info[:2] == (3, 12)
 
-#: Maximum of starts in a row in which the worker died; after them waiting deliveries fail.
+#: Number of starts in a row in which the worker died, after which waiting deliveries fail.
 FAILED_STARTS = 10
 #: Time without another start after the user's set-up failed, in seconds.
 BROKEN_S = 5.0
@@ -153,7 +153,7 @@ class CpuLane:
         """Begin the start of a first worker, because there will be work for it.
 
         Its process imports modules, and waits until a delivery is ready. Then it becomes a worker.
-        It counts as none until then, and ends with this thread.
+        Until then it does not count as a worker, and it ends with this thread.
         """
         if self._has_or_wants_none() or (prepared := self.pool.prepare()) is None:
             return
@@ -168,14 +168,14 @@ class CpuLane:
                 prepared.abandon()
 
     def look(self) -> None:
-        """If more workers may have become possible, start as many as there is work for."""
+        """Start as many workers as there is work for, if the maximum may have become larger."""
         if self.pool.elastic:
             while self._grow():
                 pass
 
     @property
     def ends_calls(self) -> bool:
-        """Whether a handler that ran out of time has ended: a thread goes on."""
+        """Whether a handler that ran out of time is ended. On threads it goes on."""
         return self.pool.in_processes
 
     @property
@@ -225,7 +225,7 @@ class CpuLane:
         return None
 
     def stop(self, delivery: Delivery) -> None:
-        """Have its worker tell the running handler."""
+        """Have the delivery's worker ask its running handler to stop."""
         for _, worker, running, at in self.batching.running():
             if running is delivery:
                 worker.tell_cancelled(at)
@@ -328,7 +328,7 @@ class CpuLane:
             needed = slot.locked_held_up() and not self.batching.locked_free()
         if needed:
             self._grow(1, wait=False)
-        elif self.pool.elastic:  # it may have become larger, and new deliveries may wait
+        elif self.pool.elastic:  # the pool may have become larger, and new deliveries may wait
             self._grow(wait=False)
 
     def settle(
@@ -414,7 +414,7 @@ class CpuLane:
         self._settle([(delivery, outcome) for delivery in self.queue.clear_ready()])
 
     def _fail_if_given_up(self) -> None:
-        """Fail retried deliveries, and ones from the gates, once a closing bus has given up."""
+        """Fail deliveries that come from a retry or a gate, once a closing bus has given up."""
         while (given_up := self.breaker.given_up) is not None and self.queue.seems_ready():
             self.fail_ready(given_up)
 
