@@ -137,9 +137,9 @@ class Batching:
         if not lock.acquire(False):
             acquire(lock)
         try:
-            # Only under this lock it is certain that nothing was taken back from this worker
-            # meanwhile. Tokens belong to no batch: with new ones it would begin deliveries that
-            # were taken back.
+            # Only under this lock it is certain that no delivery was taken back from this worker
+            # meanwhile. Tokens belong to no batch: with new tokens the worker would begin
+            # deliveries that were taken back.
             if slot.recalled or self.queue.cancelled or self.queue.held:
                 back = batch.deliveries + back
                 batch.deliveries = []

@@ -527,7 +527,7 @@ class Companion(LaneThread):
         Args:
             batch: the batch, which counts the deliveries as ended.
             ended: the deliveries of the batch that ended last.
-            starts: the the start of each ended delivery; 0.0 for one that never began.
+            starts: the start of each ended delivery; 0.0 for one that never began.
             pid: their process.
         """
         first = batch.ended - len(ended)

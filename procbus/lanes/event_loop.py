@@ -49,7 +49,7 @@ from procbus.lanes.queue import LaneQueue
 from procbus.system import forked_children
 from procbus.system.thread_stack import stack_text
 
-# Measures the steps of one coroutine among many on an event loop.
+# Measuring the steps of one coroutine among many on an event loop.
 
 
 class Steps:
@@ -106,24 +106,23 @@ class Steps:
             self.suspended_s += resumed_at - suspended_at
 
 
-#: Maximum of handlers that run at once on the loop; `concurrency=` lowers it for one handler.
-#: Handlers that wait for a receipt do not count, because they could take all slots and wait for
-#: ever.
+#: Maximum number of handlers that run at once on the loop; `concurrency=` lowers it for one
+#: handler. Handlers that wait for a receipt do not count, because they could take all slots and
+#: wait for ever.
 MOST_AT_ONCE = 1_000
 
-#: Maximum of handlers that one turn of the loop starts, so that their tasks are still in the caches
-#: of the processor when they run.
+#: Maximum number of handlers that one turn of the loop starts; because their tasks should still be
+#: in the caches of the processor when they run.
 STARTED_TOGETHER = 64
 
 #: Time without an `await` after which a handler that holds the loop is logged once, in seconds;
 #: because all other handlers wait for it.
 HELD_S = 0.5
 
-#: Maximum time for cancelled handlers to end before the resources are closed that they use, in
-#: seconds.
+#: Maximum time for cancelled handlers to end before their resources are closed, in seconds.
 IN_ORDER_S = 1.0
 
-#: Maximum of rounds in which tasks left at the end are cancelled.
+#: Maximum number of rounds in which tasks left at the end are cancelled.
 _ROUNDS = 3
 
 
@@ -136,7 +135,7 @@ class _Seat(list[Any]):
     __slots__ = ("delivery", "waits")
     #: The running delivery; None once the run is over.
     delivery: Delivery | None
-    #: Number of receipts that it waits for, in its own task and in tasks that it started.
+    #: Number of receipts that the run waits for, in its own task and in tasks that it started.
     waits: int
 
 
@@ -160,7 +159,8 @@ class LoopLane:
         self.queue = LaneQueue()
         self.at_hand: dict[Delivery, float] = {}
         self.events_done = 0
-        #: The class of the latest result, known to be complete: the next one mostly has the same.
+        #: The class of the latest result, known to be complete: the next result mostly has the same
+        #: class.
         self._whole: type = type(None)
         #: Has the advisor evaluate the measurements. Set by the maker of the lane.
         self.stir: Callable[[], None] = _nobody
@@ -182,15 +182,15 @@ class LoopLane:
         self._context = Context()
         #: Numbers of the handlers that were logged for blocking the loop.
         self._blamed: set[int] = set()
-        #: Whether the loop is going to look at the queue: soon, or once a slot is free.
+        #: Whether the loop will look at the queue: soon, or once a slot is free.
         self._pump_due = False
-        #: Whether the last look found no slot for a delivery that may be there.
+        #: Whether the last look had no free slot, so that a delivery may be waiting.
         self._full = False
-        #: Runs that have succeeded, and are settled together in a moment: delivery, times, value.
+        #: Runs that have succeeded, and will soon be settled together: delivery, times, value.
         self._succeeded: deque[tuple[Delivery, tuple[float, float, int], Any]] = deque()
         #: Whether this is a copy of the loop's thread, in a child that a handler forked.
         self._forked = False
-        #: Whether the bus stops the loop; after a stop by a handler the loop goes on.
+        #: Whether the bus stops the loop. If a handler stops the loop, the loop goes on.
         self._stopping = False
 
     @property
@@ -204,7 +204,8 @@ class LoopLane:
             delivery.context = own
         if not self.queue.put(delivery):
             self._settle([(delivery, cancelled(delivery))])
-        # Without the lock: the loop sets it to False before it looks, and then finds this delivery.
+        # Read without the lock: the loop sets `_pump_due` to False before it looks, and then finds
+        # this delivery.
         elif not self._pump_due:
             self._wake()
 
@@ -261,7 +262,7 @@ class LoopLane:
         self._call(partial(self._stop_task, delivery))
 
     def cut_off(self, delivery: Delivery) -> None:
-        """Settle it, whatever its handler goes on to do: that may even block the loop."""
+        """Settle a cancelled delivery, even if its handler goes on or blocks the loop."""
         if (ran_s := self.ran_s(delivery)) is not None:
             outcome = cancelled(delivery, ran_s)._replace(worker_pid=self._pid)
             self._settle([(delivery, outcome)])
@@ -309,11 +310,11 @@ class LoopLane:
             self._settle_successes((delivery,), (times,), (value,), self._pid)
         at_hand = list(self.at_hand.copy().items())
         self._settle([(d, cancelled(d, now - since)) for d, since in at_hand])
-        # Now, because a cancelled task would settle its delivery as one that raised.
+        # Settled now, because a cancelled task would settle its delivery as one that raised.
         self._call(lambda _: self._cancel_tasks())
 
     def _wake(self) -> None:
-        """Have the loop look at the queue: once for all deliveries put until it does."""
+        """Have the loop look at the queue: once for all deliveries that are put until then."""
         with self.queue.lock:
             if self._pump_due or self.queue.closed:
                 return
@@ -331,7 +332,8 @@ class LoopLane:
         if THREADS_INHERIT:
             from concurrent.futures import ThreadPoolExecutor  # only here: others need it rarely
 
-            # A handler starts the threads of `run_in_executor(None, ...)`, which work for others.
+            # One handler starts the threads of `run_in_executor(None, ...)`, and other handlers use
+            # them too.
             loop.set_default_executor(
                 ThreadPoolExecutor(
                     thread_name_prefix="asyncio", initializer=running.set, initargs=(None,)
@@ -381,7 +383,7 @@ class LoopLane:
             self._give_up()
 
     def _close_resources(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Close the resources of handlers, once these have ended or were cancelled."""
+        """Close the resources of handlers, once all handlers have ended or were cancelled."""
         shelf = self.worker.shelf
         assert isinstance(shelf, LoopShelf)
         self.worker.closing = True
@@ -393,7 +395,7 @@ class LoopLane:
         self.worker.close()
 
     def _go_on(self, run: Callable[[], object]) -> None:
-        """Run the loop until the bus stops it; user code may stop it, or raise out of it."""
+        """Run the loop until the bus stops it, even if user code stops it or raises out of it."""
         try:
             run()
         except BaseException as error:  # noqa: BLE001 - asyncio lets through all but Exception
@@ -461,8 +463,8 @@ class LoopLane:
 
     def _pump(self) -> None:
         """Start handlers for ready deliveries, while there are slots."""
-        self._pump_due = False  # before looking: a delivery put from now on wakes the loop again
-        loop = self._loop  # set before anything is put on it, until its thread ends
+        self._pump_due = False  # before the look: a delivery put from now on wakes the loop again
+        loop = self._loop  # set before any work is put on the loop, until its thread ends
         assert loop is not None
         slots = self._most_at_once - len(self._tasks) + self._lent
         deliveries = self.queue.take_ready(min(slots, STARTED_TOGETHER))
@@ -489,7 +491,7 @@ class LoopLane:
 
     def _not_begun(self, delivery: Delivery) -> None:
         """Start a delivery anew: a handler cancelled its task, like all tasks, before it began."""
-        if delivery in self.at_hand:  # it has begun, and has succeeded in spite of that
+        if delivery in self.at_hand:  # it has begun, and has succeeded in spite of the cancellation
             return
         with self.queue.lock:
             closed = self.queue.closed
@@ -501,7 +503,7 @@ class LoopLane:
             self._pump()
 
     def pause(self, receipt: Receipt | None, instead: str, *, blocks: bool) -> Callable[[], object]:
-        """Lend the slot of the calling handler to others; see `HandlerRunner`."""
+        """Lend the slot of the calling handler to other handlers; see `HandlerRunner`."""
         here = running.get()
         delivery = here.delivery if isinstance(here, _Seat) else None
         if blocks:
@@ -564,8 +566,8 @@ class LoopLane:
                 value = await awaited
             delivery.context = None
         except BaseException as error:  # noqa: BLE001 - any exception of a handler is its outcome
-            # CancelledError too. If the lane cancelled it, the delivery was settled already and
-            # this changes nothing. A handler that cancelled itself failed like any other.
+            # CancelledError too. If the lane cancelled the task, the delivery is settled already
+            # and this changes nothing. A handler that cancelled itself failed like any other.
             if self._forked:
                 forked_children.end_child(error, place_of(delivery))
             failed = failure(error, delivery, started_at, self._pid)
@@ -615,7 +617,7 @@ class LoopLane:
         """Note that a run has succeeded."""
         self.events_done += 1
         if receipt.callbacks is not None or delivery.subscription.gated:
-            # Code or other deliveries wait for this one.
+            # Code or other deliveries wait for this delivery.
             self.at_hand.pop(delivery, None)  # the lane may have given it up already
             self._settle_successes((delivery,), (times,), (value,), self._pid)
             return
@@ -645,7 +647,8 @@ class LoopLane:
 class _TimeLimit:
     """The time limit of one run: at its end the delivery is settled, then the task cancelled.
 
-    In this order, because a handler may take time over its cancellation, or even go on.
+    The delivery is settled first, because a handler may take time over its cancellation, or even go
+    on.
     """
 
     def __init__(
@@ -657,7 +660,7 @@ class _TimeLimit:
         self._task = asyncio.current_task()
         self._timer = asyncio.get_running_loop().call_later(limit_s, self._expire)
         self._expired = False
-        #: The object that the task awaits, which shows where it is.
+        #: The object that the task awaits, which shows where the handler is.
         self.awaited: Any = None
 
     def kept(self) -> bool:
@@ -680,7 +683,7 @@ class _TimeLimit:
 
 
 def _stack_of(awaited: Any) -> str:
-    """The stack of a suspended coroutine, through all that it awaits."""
+    """The stack of a suspended coroutine, through all objects that it awaits."""
     frames: list[traceback.FrameSummary] = []
     part = awaited
     while part is not None:

@@ -16,16 +16,16 @@ from procbus.core.user_key import Exactly, UserKey
 
 
 class Token:
-    """Stands for all user keys that are equal, so that none is compared under the lock."""
+    """Stands for all user keys that are equal, so that no user key is compared under the lock."""
 
     __slots__ = ("gone", "key", "users")
 
     def __init__(self, key: UserKey) -> None:
         #: The first of the keys.
         self.key = key
-        #: Number of deliveries that have it.
+        #: Number of deliveries that have this token.
         self.users = 0
-        #: Whether it no longer stands for its keys.
+        #: Whether the token no longer stands for its keys.
         self.gone = False
 
 
@@ -41,10 +41,10 @@ class Gate:
         self._inside = 0
         self._abandoned = False
         self._at_limit: deque[Delivery] = deque()
-        #: Open deliveries that have no place inside, because they wait for their next attempt or
-        #: were withdrawn; and whether each is the one in progress for its key.
+        #: Open deliveries that have no place inside the gate, because they wait for their next
+        #: attempt or were withdrawn; and whether each is the delivery in progress for its key.
         self._outside: dict[Delivery, bool] = {}
-        #: Deliveries that wait behind the one in progress, for each key with one in progress.
+        #: For each key with a delivery in progress, the deliveries that wait behind it.
         self._lines: dict[object, deque[Delivery]] = {}
         #: For keys that only user code can compare: the token of each key, and the token of each
         #: delivery.
@@ -56,16 +56,16 @@ class Gate:
         made = Token(key)
         token = self._tokens.setdefault(key, made)
         # While user code compared keys, another thread may have put an equal key into a place of
-        # the dict that this thread had passed. Then every look-up finds that one.
+        # the dict that this thread had passed. Then every look-up finds the other thread's key.
         if token is made and (found := self._tokens.get(key)) is not None and found is not made:
             self._tokens.pop(Exactly(key), None)
             return found
         return token
 
     def accept(self, delivery: Delivery, token: Token) -> bool:
-        """Note the token of a delivery that is about to be admitted; False if the token is gone."""
+        """Note the token of a delivery that will be admitted; False if the token is gone."""
         if delivery in self._token_of:
-            return True  # its publisher was interrupted, and calls again
+            return True  # the delivery's publisher was interrupted, and calls again
         if token.gone:
             return False
         if not self._abandoned:
@@ -134,7 +134,7 @@ class Gate:
         return go
 
     def withdraw(self, delivery: Delivery) -> bool:
-        """Take out a delivery that waits at the gate; it is released once it is settled."""
+        """Take out a delivery that waits at the gate. It is released once it is settled."""
         if delivery in self._at_limit:
             self._at_limit.remove(delivery)
             self._outside[delivery] = True
@@ -149,9 +149,9 @@ class Gate:
         return True
 
     def step_aside(self, delivery: Delivery) -> list[Delivery]:
-        """Note that a delivery waits for its next attempt; return the ones that may run meanwhile.
+        """Note that a delivery waits for its next attempt; return those that may run meanwhile.
 
-        Deliveries of the same key stay behind it, so that their order is kept.
+        Deliveries of the same key stay behind this delivery, so that their order is kept.
         """
         if self._abandoned:
             return []

@@ -3,7 +3,8 @@
 
 To the bus a gatherer is the lane of the handler's deliveries. To the lane each call is one
 delivery: a `Ticket`. So a call has everything that a delivery has: a worker, a time limit, a memory
-limit, an outcome. From that outcome the gatherer makes one for the delivery of each event.
+    limit, an outcome. From the outcome of the call the gatherer makes an outcome for the delivery
+    of each event.
 """
 
 from __future__ import annotations
@@ -34,11 +35,11 @@ from procbus.core.user_key import UserKey
 from procbus.dispatch.retry_queue import RetryQueue
 from procbus.lanes.gate import Gate
 
-#: Number of parts into which the events of a call are divided that was ended by force; because four
-#: parts find one event among 500 with 6 dead workers, and two parts with 10.
+#: Number of parts into which a call's events are divided after the call was ended by force; because
+#: four parts find one bad event among 500 with 6 dead workers, and two parts with 10.
 _PARTS = 4
 
-#: Ends of a call that one of its events may be to blame for alone.
+#: Ends of a call for which a single one of its events may be to blame.
 _FORCED = frozenset((OutcomeKind.WORKER_DIED, OutcomeKind.TIMED_OUT, OutcomeKind.OVER_MEMORY))
 
 
@@ -48,16 +49,17 @@ class Gatherer:
     The lock `_lock` guards the waiting deliveries, their gate, and the numbers of tickets. It is
     held for microseconds, and never while the lane, the settlement or the user's code is called.
 
-    Without a wait there is a ticket in the lane for each `batch` waiting events, or fewer. With a
-    wait there is one for each full batch; the ticket of the others waits in `retries`.
+    Without `wait_s` the lane has a ticket for each `batch` waiting events, and one for the rest.
+    With `wait_s` the lane has a ticket for each full batch, and the ticket for the rest waits in
+    `retries`.
 
     Args:
         handler: the batch handler.
         lane: the lane that its calls run in.
         flow: settles deliveries.
         retries: keeps tickets until their time.
-        ends_calls: says whether a call that ran out of time has ended; a thread goes on.
-        hurried: says whether events are not to wait for others, because the bus is drained.
+        ends_calls: returns whether a call that ran out of time is ended; on a thread it goes on.
+        hurried: returns whether events do not wait for others, because the bus is being drained.
         wait_s: maximum wait of an event for others, in seconds.
     """
 
@@ -87,11 +89,11 @@ class Gatherer:
         self._tell = (self._ended,)
         self._lock = Lock()
         self._gate = None if handler.key is None else Gate(replace(handler, concurrency=None))
-        #: Events that wait for a call: the retries, which go first, and all others.
+        #: Events that wait for a call: the retries, which go first, and all other events.
         self._again: deque[Delivery] = deque()
         self._waiting: deque[Delivery] = deque()
         #: The tickets in the lane whose events are not chosen yet; and the ticket that waits for
-        #: its time, or has just gone to the lane when that came.
+        #: its time, or whose time has come and which has just gone to the lane.
         self._open: dict[Ticket, None] = {}
         self._late: Ticket | None = None
         #: All tickets that have not ended; and the number of calls whose events are being settled.
@@ -137,8 +139,8 @@ class Gatherer:
     def put_again(self, delivery: Delivery) -> None:
         """Have an event wait for its next attempt, before all others.
 
-        If its last attempt was ended by force, it gets a call of its own: it may well end the next
-        one too.
+        If its last attempt was ended by force, the event gets a call of its own, because it may
+        well end the next call too.
         """
         with self._lock:
             if self._gate is not None and not self._gate.step_back(delivery):
@@ -182,9 +184,9 @@ class Gatherer:
         return None if ticket is None else self._lane.progress_of(ticket)
 
     def withdraw(self, delivery: Delivery) -> bool:
-        """Take a delivery back for good whose call has not begun.
+        """Take back for good a delivery whose call has not begun.
 
-        A ticket in the lane may be left without an event; then the handler is not called.
+        A ticket in the lane may then have no event; for such a ticket the handler is not called.
         """
         with self._lock:
             for waiting in (self._again, self._waiting):
@@ -229,7 +231,7 @@ class Gatherer:
             self._lane.cut_off(ticket)
 
     def _unwanted_ticket(self, delivery: Delivery) -> Ticket | None:
-        """The ticket of a cancelled event, if all other events of the call are cancelled too."""
+        """The ticket of a cancelled event if all other events of the call are cancelled too."""
         request, ticket = asked_of(delivery), self._ticket_of(delivery)
         if ticket is None or request is None or any(map(_is_wanted, ticket.members)):
             return None
@@ -241,7 +243,7 @@ class Gatherer:
     # Methods for the lanes.
 
     def flush(self) -> None:
-        """Let the waiting events wait no longer for others."""
+        """Have the waiting events called now, without waiting for a full batch."""
         with self._lock:
             late = self._late
         if late is not None and self._retries.withdraw(late):
@@ -263,7 +265,7 @@ class Gatherer:
                 self._put(late)
 
     def cancel(self) -> None:
-        """Settle all events that wait for a call as cancelled. The lane cancels the tickets."""
+        """Settle as cancelled all events that wait for a call. The lane cancels the tickets."""
         with self._lock:
             behind = () if self._gate is None else self._gate.abandon()
             waiting = [*self._again, *self._waiting, *behind]
@@ -277,7 +279,7 @@ class Gatherer:
         return len(self._tickets)
 
     def depth(self) -> int:
-        """Number of events that wait, beyond the number of tickets that the lane counts."""
+        """Number of waiting events minus the number of tickets, which the lane counts."""
         with self._lock:
             behind = 0 if self._gate is None else self._gate.behind
             return len(self._again) + len(self._waiting) + behind - len(self._open)
@@ -289,7 +291,7 @@ class Gatherer:
         return len(self._again) + len(self._waiting) - len(self._open) * self._size
 
     def _locked_due(self) -> bool:
-        """Whether a ticket is needed: a glance."""
+        """Whether a ticket is needed: a quick check."""
         more = self._locked_more()
         return more > 0 and (self._late is None or more >= self._size)
 
@@ -312,7 +314,7 @@ class Gatherer:
             if ticket is not late:
                 self._flow.count_in(1)
             elif not self._retries.withdraw(ticket):
-                continue  # its time has come, and it is in the lane already
+                continue  # the ticket's time has come, and it is in the lane already
             if wait_s > 0:
                 if not self._retries.add(ticket, wait_s):
                     self._flow.settle([(ticket, cancelled(ticket))])
@@ -396,7 +398,7 @@ class Gatherer:
             self._fail(members, outcome)
 
     def _succeed(self, members: Sequence[Delivery], outcome: Outcome) -> None:
-        """Settle the events of a call that has returned: each has its share of the time."""
+        """Settle the events of a call that has returned. Each event gets its share of the time."""
         times = _shares(outcome, len(members))
         values = outcome.value
         if isinstance(values, InPart):
@@ -437,7 +439,7 @@ class Gatherer:
         self._flow.settle(failed)
 
     def _one_may_be_to_blame(self, outcome: Outcome) -> bool:
-        if outcome.kind is OutcomeKind.RAISED:  # one event cannot travel, and none did
+        if outcome.kind is OutcomeKind.RAISED:  # one event cannot be sent, so none was
             return not outcome.started_at and isinstance(outcome.error, SerializationError)
         if not outcome.started_at or outcome.kind not in _FORCED:
             return False
@@ -472,7 +474,7 @@ def _shares(outcome: Outcome, count: int) -> list[tuple[float, float, int]]:
 def _error_for(
     member: Delivery, members: Sequence[Delivery], error: BaseException
 ) -> BaseException:
-    """The error of one event of a call: an error of procbus names that event."""
+    """The error of one event of a call. An error of procbus names that event."""
     if len(members) == 1 or getattr(error, "event_id", None) is None:
         return error
     if not isinstance(error, ProcbusError):

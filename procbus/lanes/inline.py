@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """A lane that runs each delivery at once, in the thread that publishes it.
 
-Buses for tests have it, and all buses of a script with `PROCBUS_INLINE=1`.
+Buses for tests use this lane, and so do all buses of a script with `PROCBUS_INLINE=1`.
 """
 
 from __future__ import annotations
@@ -52,13 +52,13 @@ from procbus.lanes.attempt import (
 from procbus.lanes.pacer import Pacer
 from procbus.pool.inline import InlinePool, InlineWorker
 
-#: Maximum depth at which an event that a handler publishes runs inside it; deeper ones run after
-#: it.
+#: Maximum depth at which an event that a handler publishes runs inside that handler. Deeper events
+#: run after it.
 DEPTH = 20
 
 
 class InlineRun:
-    """A handler that runs: its start and its end, in seconds of the clock."""
+    """A running handler: its start and its end, in seconds of the clock."""
 
     __slots__ = ("began", "ends_at")
 
@@ -71,7 +71,7 @@ class Sleeper(Protocol):
     """An object that has work due at a certain time."""
 
     def run_due(self, now: float) -> bool:
-        """Do the next work that is due by then; return whether there was any."""
+        """Do the next work that is due by a time; return whether there was any."""
 
 
 class Ticking(Protocol):
@@ -81,7 +81,7 @@ class Ticking(Protocol):
         """The time of the next tick; infinite if there is none."""
 
     def let_pass(self, now: float) -> object:
-        """Publish the events that are due by then."""
+        """Publish the events that are due by a time."""
 
 
 class InlineClock(Protocol):
@@ -99,10 +99,10 @@ class InlineClock(Protocol):
         """The time of day, in seconds as of `time.time()`."""
 
     def go_to(self, then: float) -> None:
-        """Go on to a time, unless it is over already."""
+        """Set the clock to a time, unless that time is over."""
 
     def attach(self, sleeper: Sleeper) -> None:
-        """Have a sleeper run as time passes, for as long as it lives."""
+        """Have a sleeper's work run as time passes, for as long as the sleeper lives."""
 
     def begin(self, limit_s: float) -> InlineRun:
         """Begin a handler in this thread, with a time limit."""
@@ -118,10 +118,10 @@ class InlineClock(Protocol):
 
 
 class RealClock:
-    """The time that really passes; to go on to a time is to wait for it.
+    """The real time: going on to a time means waiting for it.
 
-    It limits no handler: no other thread is there to end one, and you may be looking at it in a
-    debugger.
+    This clock limits no handler, because no other thread is there to end it, and you may be looking
+    at the handler in a debugger.
     """
 
     auto = passes = True
@@ -176,10 +176,10 @@ class InlineRetries(RetryQueue):
         self._schedules.add(schedules)
 
     def run_due(self, now: float) -> bool:
-        """Run what is due next by then, at its time; False if there is nothing.
+        """Run the next work that is due by a time, at its own time; False if there is none.
 
-        That is the next attempt of a delivery, one whose delay is over, one that its handler's rate
-        has held, or a tick of a schedule.
+        The work is the next attempt of a delivery, a delivery whose delay is over, a delivery that
+        its handler's rate has held, or a tick of a schedule.
         """
         for due_at, timed in sorted(
             [(each.due_at(), each) for each in (*self._pacers, *self._schedules)],
@@ -198,14 +198,14 @@ class InlineRetries(RetryQueue):
         return True
 
     def run_next(self) -> bool:
-        """Run what is due now; or what is due next, if a next attempt or a rate waits.
+        """Run the work that is due now, or due next if a next attempt or a rate waits.
 
-        A delay alone does not have the clock go on.
+        A delay alone does not move the clock on.
         """
         return self.run_due(inf if self._may_go_on(self.retrying) else self._clock.now())
 
     def run_to_the_end(self) -> bool:
-        """Run what is due next, if a delivery waits for its time; False if none does."""
+        """Run the next due work, if a delivery waits for its time; False if none waits."""
         return self._may_go_on(len(self)) and self.run_due(inf)
 
     def _may_go_on(self, waiting: int) -> bool:
@@ -226,7 +226,7 @@ class InlineLane:
         carry: the context variables that cpu handlers get.
         one_loop: whether async handlers share an event loop for the life of the bus, so that a
             client made in one can be used in the next.
-        resources: what stands for some resources.
+        resources: objects that stand in for some resources.
         watch: makes the function that a worker runs for a handler; None for its own.
     """
 
@@ -243,7 +243,7 @@ class InlineLane:
         resources: Mapping[Resource[Any], Any] | None = None,
         watch: Callable[[Handler], Callable[..., Any]] | None = None,
     ) -> None:
-        #: The one worker, with all resources, which are real or the test's.
+        #: The one worker, with all resources: real ones, or objects of the test.
         self.worker = CurrentWorker(0, partial(_shelf_for_all, resources))
         self._clock = clock
         self._loops = Loops() if one_loop else None
@@ -289,7 +289,7 @@ class InlineLane:
         self._retries.ticks(schedules)
 
     def catch_up(self) -> None:
-        """Run what is due, if the clock goes on by itself and no handler runs in this thread."""
+        """Run the due work, if the clock goes on by itself and no handler runs in this thread."""
         if self._depth() or self._here.following:
             return
         self._here.following = True
@@ -381,7 +381,7 @@ class InlineLane:
             self._pool.definitions.forget(handler.number)
 
     def finish(self) -> None:
-        """Run all that waits for its time; a real delay is left to the supervisor."""
+        """Run all work that waits for its time; a real delay is left to the supervisor."""
         retries = self._retries
         run = retries.run_next if self.time_passes else retries.run_to_the_end
         while run():
@@ -612,7 +612,7 @@ class Loops:
 
 
 def _is_for_the_caller(error: BaseException) -> bool:
-    """Whether an exception is for the caller, whose thread it is: Ctrl-C, or `q` in a debugger."""
+    """Whether an exception is for the caller of `publish`: Ctrl-C, or `q` in a debugger."""
     bdb = sys.modules.get("bdb")
     if bdb is None or isinstance(error, KeyboardInterrupt):
         return isinstance(error, KeyboardInterrupt)

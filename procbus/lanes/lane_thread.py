@@ -13,17 +13,17 @@ from procbus.core.own_thread import OwnThread
 class LaneThread(OwnThread):
     """A thread that its lane lists before it starts it.
 
-    A thread that closes the lane may come by in between, and then waits for both its start and its
-    end.
+    A thread that closes the lane meanwhile finds this thread listed. It waits for the start of this
+    thread, and then for its end.
     """
 
     def __init__(self, name: str, target: Callable[[], object] | None = None) -> None:
         super().__init__(name, target)
-        #: Set once the thread was started, or could not be.
+        #: Set once the thread was started, or could not be started.
         self._begun = threading.Event()
 
     def start(self) -> None:
-        """Start it.
+        """Start the thread.
 
         Raises:
             RuntimeError: no thread can be started.
