@@ -43,11 +43,11 @@ IO_WORKERS = 32
 IO_JOIN_S = 0.5
 
 
-#: Number of open events that a handler needs which has no number of places, or that runs the events
-#: of one key one after the other.
+#: Number of open events that keeps a handler busy if it has no fixed number of places, or runs the
+#: events of one key one after the other.
 SCATTERED = 128
 
-#: A part in front of a lane: `Gatherer` or `Pacer`.
+#: The part in front of a lane: `Gatherer` or `Pacer`.
 _Front = TypeVar("_Front")
 
 
@@ -71,7 +71,7 @@ class OnlyLane(Lane, Protocol):
 
     @property
     def gathers(self) -> bool:
-        """Whether events wait for others of their batch, until a test turns the clock."""
+        """Whether events wait for their batch to fill, until a test turns the clock."""
 
     @property
     def time_passes(self) -> bool:
@@ -110,8 +110,8 @@ class Lanes:
 
     Args:
         flow: settles deliveries, and makes the return value of `current()` in a handler.
-        make_cpu_lane: makes the cpu lane; or, given True, a lane of threads beside it, for a bus
-            with ``cpu="auto"``. It may raise Tangled.
+        make_cpu_lane: makes the cpu lane; given True, it makes a lane of threads beside the cpu
+            lane, for a bus with ``cpu="auto"``. It may raise Tangled.
         retries: deliveries that wait for their next attempt.
         supervisor: watches the workers, once it is started.
         stir: called now and then while runs are measured.
@@ -150,12 +150,14 @@ class Lanes:
         self._only = only
         #: The gatherers of batch handlers, by the number of the handler; kept by subscriptions.
         self._gatherers: WeakValueDictionary[int, Gatherer] = WeakValueDictionary()
-        #: The pacers of handlers with a rate, likewise.
+        #: The pacers of handlers with a rate, by the number of the handler; kept by subscriptions.
         self._pacers: WeakValueDictionary[int, Pacer] = WeakValueDictionary()
-        #: Number of threads that drain the bus: then no event waits for others of its batch.
+        #: Number of threads that drain the bus. While there is one, no event waits for its batch to
+        #: fill.
         self._hurries = 0
         self.io = make_io_lane(io_workers or IO_WORKERS, flow, stir)
-        #: Whether a handler needs threads, whether one has a limit, and whether one is supervised.
+        #: Whether a handler needs threads, whether a handler has a limit, and whether one is
+        #: supervised.
         self._io_needed = False
         self.limited = False
         self._supervised = False
@@ -191,7 +193,7 @@ class Lanes:
         return kept
 
     def pace(self, now: float) -> float:
-        """Let held deliveries pass whose time has come; return the time of the next look."""
+        """Let the held deliveries pass whose time has come; return the time of the next look."""
         return min((each.let_pass(now) for each in self._living(self._pacers)), default=inf)
 
     def _gatherer(self, handler: Handler, lane: Lane) -> Gatherer:
@@ -259,7 +261,7 @@ class Lanes:
             self._only.take_along(carry)
 
     def open_deliveries(self) -> list[Delivery]:
-        """The open deliveries; one on its way from one place to the next may be missing."""
+        """The open deliveries. A delivery on its way from one place to the next may be missing."""
         lanes = self._all() if self._only is None else [self._only]
         fronts = [*self._gatherers.copy().values(), *self._pacers.copy().values()]
         parts = [each.open_deliveries() for each in [*fronts, *lanes]]
@@ -269,7 +271,7 @@ class Lanes:
     def keep_time(self) -> bool:
         """Have delayed deliveries sent once they are due; False if no thread can be started.
 
-        With a clock that a test turns, that turn sends them.
+        If a test turns the clock of the bus, turning the clock sends them.
         """
         return self.turned or self._supervisor.start()
 
@@ -284,7 +286,7 @@ class Lanes:
             self._only.ticks(schedules)
 
     def supervise(self) -> bool:
-        """Have the supervisor look now; False if there is none."""
+        """Have the supervisor look now; False if there is no supervisor."""
         if self._only is not None or not self._supervisor.start():
             return False
         self._supervisor.wake()
@@ -333,8 +335,8 @@ class Lanes:
 
         Idempotent.
 
-        A cpu handler may publish events for them, and Python 3.12 starts no thread once the main
-        script has ended.
+        A cpu handler may publish events for these handlers, and Python 3.12 starts no thread once
+        the main script has ended.
         """
         self._primed = True
         if self._supervised:
@@ -345,7 +347,7 @@ class Lanes:
             self.loop.prime()
 
     def cpu_lane(self, *, on_threads: bool = False) -> CpuLane:
-        """The cpu lane; or the one of threads beside it, for a bus with ``cpu="auto"``."""
+        """The cpu lane; or the lane of threads beside it, for a bus with ``cpu="auto"``."""
         with self._lock:
             if on_threads not in self._cpu:
                 made = self._make_cpu_lane(on_threads)
@@ -373,7 +375,8 @@ class Lanes:
 
         Args:
             handlers: the handlers.
-            batch: number of events that batch handlers get together, if it is more than they say.
+            batch: number of events that batch handlers get in one call, if it is larger than their
+                `batch`.
         """
         return max((self._needs(each, batch or 0) for each in handlers), default=1)
 
@@ -449,7 +452,7 @@ class Lanes:
         return [(delivery, since) for delivery, since in found if delivery is not None]
 
     def progress(self) -> list[tuple[Delivery, Progress]]:
-        """The running deliveries whose handlers have reported how far they are."""
+        """The running deliveries whose handlers have reported their progress."""
         if self._only is not None:
             return _with_reports((d, self._only.progress_of(d)) for d in [*self._only.at_hand])
         here = [thread.at_hand for thread in self.io.threads()]
@@ -506,7 +509,7 @@ class Lanes:
         )
 
     def place_of(self, handler: Handler) -> str:
-        """The workers that run a handler, in a word."""
+        """The kind of workers that run a handler, as one word."""
         if self._only is not None:
             return "inline"
         if handler.kind == "cpu":
@@ -530,14 +533,14 @@ class Lanes:
         return min(1.0, busy_s / worker_s)
 
     def cancel(self) -> None:
-        """Settle all deliveries that have not begun as cancelled."""
+        """Settle as cancelled all deliveries that have not begun."""
         for pacer in self._living(self._pacers):
             pacer.cancel()
         for gatherer in self._living(self._gatherers):
             gatherer.cancel()
         for lane in self._all():
             lane.cancel()
-        # After the lanes, which may have a delivery retried until then.
+        # After the lanes, because until then a lane may have a delivery retried.
         waiting = self._retries.cancel()
         self._flow.settle([(delivery, cancelled(delivery)) for delivery in waiting])
 
@@ -561,13 +564,13 @@ class Lanes:
         self._flow.resources.close()
 
     def hurry(self) -> None:
-        """Have no event wait for others of its batch, until `stop_hurrying`: none may come."""
+        """Have no event wait for its batch to fill, until `stop_hurrying`: no other may come."""
         with self._lock:
             self._hurries += 1
         self.flush()
 
     def flush(self) -> None:
-        """Have batch handlers called with the events that are there."""
+        """Have batch handlers called with the events that are waiting now."""
         for gatherer in self._living(self._gatherers):
             gatherer.flush()
 
@@ -577,7 +580,7 @@ class Lanes:
             gatherer.seal()
 
     def stop_hurrying(self) -> None:
-        """Let events wait for others again. Called once for each `hurry`."""
+        """Let events wait for their batch to fill again. Called once for each `hurry`."""
         with self._lock:
             self._hurries -= 1
 
@@ -587,7 +590,7 @@ class Lanes:
         return sum(each.tickets for each in self._living(self._gatherers))
 
     def expect_close(self, *, cancel: bool = False) -> None:
-        """Note that the bus is closing: no lane may delay that for long.
+        """Note that the bus is closing. No lane may delay the close for long.
 
         Args:
             cancel: whether deliveries that have not begun will be cancelled at once.

@@ -24,7 +24,7 @@ class _Keeper:
         self.resource = resource
         self.given = given
         loop = asyncio.get_running_loop()
-        #: The object, once it is open.
+        #: The object of the resource, once it is open.
         self.ready: asyncio.Future[Any] = loop.create_future()
         self.over = asyncio.Event()
         self.task = loop.create_task(self._keep(asker), context=asker.begin())
@@ -50,16 +50,16 @@ class _Keeper:
 
     @property
     def gone(self) -> bool:
-        """Whether it could not be opened, or was closed."""
+        """Whether the resource could not be opened, or was closed."""
         return self.task.done() or (self.ready.done() and self.ready.cancelled())
 
     def made_with(self, given: Mapping[str, Any]) -> bool:
-        """Whether it was opened with these very objects."""
+        """Whether the resource was opened with these very objects."""
         return all(self.given.get(name) is value for name, value in given.items())
 
 
 class LoopShelf(Shelf):
-    """Keeps async resources too. Those belong to the loop's thread.
+    """A shelf that keeps async resources too. Those belong to the loop's thread.
 
     Args:
         scopes: as for `Shelf`.
@@ -81,7 +81,7 @@ class LoopShelf(Shelf):
         return {each.task for each in self._keepers.values()}
 
     async def get_async(self, asked: Resource[Any], asker: Asker) -> Any:
-        """Return the object of a resource, which is opened if it is not open."""
+        """Return the object of a resource. The resource is opened if it is not open."""
         resource, fake = self.resolve(asked)
         if resource is None:
             return fake
@@ -97,14 +97,14 @@ class LoopShelf(Shelf):
         if keeper is None or keeper.gone or not keeper.made_with(given):
             for token in (resource.token, *resource.former):
                 if (old := self._keepers.pop(token, None)) is not None:
-                    # Other handlers may be using it: it is closed at the end.
+                    # Other handlers may be using this object: it is closed at the end.
                     self._keepers[f"{token} until {id(old)}"] = old
             keeper = self._keepers[resource.token] = _Keeper(resource, given, asker)
             keeper.task.add_done_callback(self._note_closed)
         return await asyncio.shield(keeper.ready)
 
     def _note_closed(self, _: asyncio.Task[None]) -> None:
-        """Have no handler get a closed resource: a handler may have cancelled all tasks."""
+        """Have no handler get a closed resource. A handler may have cancelled all tasks."""
         self.kept.clear()
 
     async def close_async(self) -> None:

@@ -5,9 +5,10 @@ To the bus a pacer is the lane of the handler's deliveries. A delivery that it h
 of a lane: it holds no worker, and no place of ``concurrency=``.
 
 The algorithm is the sliding window log: a run may begin if fewer than `count` runs began in the
-period that ends now. A token bucket that is full at the beginning lets up to twice as many pass in
-one period (what it holds, and what flows in meanwhile). A log of the beginnings lets none pass too
-much, in any window. See "An alternative approach to rate limiting" (Figma, 2017) for both.
+period that ends now. A token bucket that is full at the beginning lets up to twice as many runs
+pass in one period: the tokens in the bucket, and the tokens that flow in meanwhile. A log of the
+beginnings never lets too many runs pass, in any window. See "An alternative approach to rate
+limiting" (Figma, 2017) for both.
 """
 
 from __future__ import annotations
@@ -28,19 +29,20 @@ from procbus.core.progress import Progress
 from procbus.core.rate import Rate
 from procbus.core.subscription import Lane
 
-#: Part of the period that a window is longer than the rate says, and its maximum in seconds;
-#: because a handler looks at the clock somewhat later than its worker, which notes the beginning.
+#: Margin by which a window is longer than the rate's period, as a share of the period, and its
+#: maximum in seconds; because a handler looks at the clock somewhat later than its worker, which
+#: notes the beginning.
 _MARGIN, _MOST_MARGIN_S = 0.01, 0.05
 #: Maximum interval between two looks at deliveries that have passed and may not have begun, in
 #: seconds; because a worker does not tell when it begins.
 _LOOK_S = 0.02
-#: Minimum number of windows before the ones that are not needed are dropped; because each key has
-#: one, and a scraper meets any number of hosts.
+#: Minimum number of windows before unneeded windows are dropped; because each key has a window, and
+#: a scraper meets any number of hosts.
 _FEW_WINDOWS = 100
 
 
 class _Window:
-    """The runs of one key that began in the last period, and its deliveries that are held."""
+    """The runs of one key that began in the last period, and the held deliveries of that key."""
 
     __slots__ = ("began", "held", "look_at", "passed", "span_s")
 
@@ -48,12 +50,12 @@ class _Window:
         self.span_s = rate.period_s + min(_MARGIN * rate.period_s, _MOST_MARGIN_S)
         #: A heap of the times at which runs began.
         self.began: list[float] = []
-        #: Deliveries that have passed and have not ended, each with the time at which it passed.
+        #: Deliveries that have passed and have not ended, each with the time when it passed.
         self.passed: dict[Delivery, float] = {}
-        #: Deliveries that are held, in order: each with its publisher's context if it is for its
-        #: first attempt.
+        #: Deliveries that are held, in order. A delivery that waits for its first attempt has its
+        #: publisher's context with it.
         self.held: deque[tuple[Delivery, Context | None]] = deque()
-        #: The time of the next look at it; infinite if none is planned.
+        #: The time of the next look at this window; infinite if none is planned.
         self.look_at = inf
 
     def runs(self, now: float) -> int:
@@ -81,9 +83,10 @@ class Pacer:
         lane: the lane that its deliveries run in.
         flow: settles deliveries.
         clock: the clock that the rate goes by.
-        wake: has `let_pass` called soon, because a delivery is due sooner than it said.
-        at_once: whether the lane runs a delivery before its `put` returns. Then that is when a run
-            begins; otherwise the worker notes the time.
+        wake: makes sure that `let_pass` is called soon, because a delivery is due before the next
+            planned look.
+        at_once: whether the lane runs a delivery before its `put` returns. Then the run begins at
+            the `put`; otherwise the worker notes the time.
     """
 
     def __init__(
@@ -105,7 +108,7 @@ class Pacer:
         self._at_once = at_once
         self._lock = Lock()
         self._windows: dict[Hashable, _Window] = {}
-        #: Number of windows from which on the ones that are not needed are dropped.
+        #: Number of windows from which on unneeded windows are dropped.
         self._tidy_at = _FEW_WINDOWS
         #: A heap of the windows with held deliveries, by the time of the next look at each: a look
         #: takes as long with 10,000 keys as with ten. An entry counts only if its window has the
@@ -129,13 +132,13 @@ class Pacer:
             self._lane.put_again(delivery)
 
     def release(self, delivery: Delivery) -> None:
-        """Note when the run of a delivery that is settled began."""
+        """Note when the run of a settled delivery began."""
         failure = delivery.failure
         self._note_began(delivery, failure.started_at if failure else delivery.started_at)
         self._lane.release(delivery)
 
     def step_aside(self, delivery: Delivery) -> None:
-        """Note when the last attempt of a delivery began: it waits for its next one."""
+        """Note when the last attempt of a delivery began, which now waits for its next attempt."""
         self._note_began(delivery, delivery.earlier[-1].started_at if delivery.earlier else 0.0)
         self._lane.step_aside(delivery)
 
@@ -172,13 +175,13 @@ class Pacer:
         self._lane.stop(delivery)
 
     def cut_off(self, delivery: Delivery) -> None:
-        """Settle a cancelled delivery whose handler goes on, unless that takes a kill."""
+        """Settle a cancelled delivery whose handler goes on, unless its worker has to be killed."""
         self._lane.cut_off(delivery)
 
     # Methods for the lanes.
 
     def let_pass(self, now: float) -> float:
-        """Let the deliveries pass that may go now.
+        """Let all held deliveries pass that the rate allows now.
 
         Args:
             now: the time of the clock.
@@ -207,7 +210,7 @@ class Pacer:
         return self._look_at
 
     def _locked_take_due(self, now: float) -> list[_Window]:
-        """Take the windows off the heap whose look is due."""
+        """Take off the heap the windows whose look is due."""
         due: list[_Window] = []
         looks = self._looks
         while looks and (looks[0][0] <= now or looks[0][0] != looks[0][2].look_at):
@@ -219,7 +222,7 @@ class Pacer:
         return due
 
     def _locked_plan(self, window: _Window, at: float) -> bool:
-        """Plan a look at a window; return whether it is the next of all."""
+        """Plan a look at a window; return whether this look is the next of all looks."""
         if at >= window.look_at:
             return False
         window.look_at = at
@@ -230,7 +233,7 @@ class Pacer:
         return is_next
 
     def _learn_beginnings(self, windows: list[_Window], now: float) -> None:
-        """Ask the lane when runs began that have passed a whole window ago and go on."""
+        """Ask the lane when runs began that passed a whole window ago and still go on."""
         with self._lock:
             unknown = [
                 (window, delivery)
@@ -300,7 +303,7 @@ class Pacer:
         """Make the window of a delivery's key, and drop windows that are not needed any more."""
         if len(self._windows) >= self._tidy_at:
             for key, window in list(self._windows.items()):
-                window.runs(now)  # drops the runs that count no more
+                window.runs(now)  # this drops the runs that no longer count
                 # No call, after which others might use this window.
                 if not (window.began or window.passed or window.held):
                     del self._windows[key]
@@ -313,7 +316,7 @@ class Pacer:
             window.held.append((delivery, copy_context()))
             subscription.apart += 1
             delivery.queued = True
-        else:  # it is older than all that wait
+        else:  # it is older than all deliveries that wait
             window.held.appendleft((delivery, None))
         subscription.held += 1
 

@@ -19,11 +19,11 @@ from procbus.core.user_key import UserKey
 from procbus.lanes.gate import Gate
 
 #: Threshold of the average run time below which a handler is short, in seconds; because waking
-#: another thread costs more.
+#: another thread takes longer than such a run.
 SHORT_S = 100e-6
 #: The same where takers compute abreast, while fewer are awake than may do so, in seconds.
 TINY_S = 4e-6
-#: Maximum wait of a lookout for a delivery to be taken, in seconds.
+#: Maximum time that a lookout waits for a delivery to be taken, in seconds.
 LOOKOUT_S = 0.005
 _NO_LOOKOUT, _LOOKOUT_CALLED, _LOOKOUT_STANDS = range(3)
 
@@ -39,7 +39,8 @@ class _Gates(dict[Subscription, Gate]):
     """The gates of subscriptions that have one, from their first delivery on."""
 
     def __missing__(self, subscription: Subscription) -> Gate:
-        # In one step: otherwise a signal handler that publishes meanwhile would make another gate.
+        # In one step, because otherwise a signal handler that publishes meanwhile would make
+        # another gate.
         return self.setdefault(subscription, Gate(subscription.handler))
 
 
@@ -48,9 +49,9 @@ class _Buckets(dict[int, deque[Delivery]]):
 
     def __init__(self) -> None:
         super().__init__({0: deque()})
-        #: Whether takers find nothing, because the lane is paused.
+        #: Whether the deliveries are hidden from takers, because the lane is paused.
         self.held = False
-        #: The same, highest priority first; empty while they are held.
+        #: The same deliveries, highest priority first; empty while they are hidden.
         self.in_order = [self[0]]
 
     def __missing__(self, priority: int) -> deque[Delivery]:
@@ -79,26 +80,27 @@ class LaneQueue:
 
     If takers compute abreast, handlers that compute all the time get as many takers as there are
     cores. A taker that comes back from its handler goes to sleep if each core has such a handler,
-    and the next delivery is for one too. If none of them comes back for a while, the lookout takes
-    that delivery.
+    and the next delivery is for such a handler too. If no computing taker comes back for a while,
+    the lookout takes that delivery.
 
     Args:
-        abreast: maximum of takers that compute at the same time: 1 with the GIL, without it one for
-            each core. As many are woken for short handlers, unless those take hardly any time.
+        abreast: maximum number of takers that compute at the same time: 1 with the GIL, and one for
+            each core without it. As many takers are woken for short handlers, unless those take
+            hardly any time.
     """
 
     def __init__(self, abreast: int = 1) -> None:
         self.abreast = abreast
         self._short_s = SHORT_S if abreast == 1 else TINY_S
-        #: Number of takers, as far as they came with `fresh` and the lane counts them out.
+        #: Number of takers. Each came with `fresh`, and the lane counts it out at its end.
         self.takers = 0
         self.lock = Lock()
         self._try_lock = self.lock.acquire
         self._unlock = self.lock.release
         self.closed = False
         self.cancelled = False
-        #: Number of waiting takers; a locked lock for each that was not woken yet, the latest last;
-        #: and whether one was woken and has not arrived yet.
+        #: Number of waiting takers; a locked lock for each taker that was not woken yet, the latest
+        #: last; and whether a taker was woken and has not arrived yet.
         self.waiting = 0
         self._sleepers: list[threading.Lock] = []
         self._waking = False
@@ -107,8 +109,8 @@ class LaneQueue:
         self.starved = False
         #: Whether a wake-up found no sleeper since a taker last looked.
         self.missed = False
-        #: Whether an idle taker stands lookout, or was woken to; and the number of deliveries
-        #: taken.
+        #: Whether an idle taker stands lookout, or was woken to stand lookout; and the number of
+        #: deliveries taken.
         self._lookout = _NO_LOOKOUT
         self._taken = 0
         #: Number of takers that are in a handler that computes.
@@ -141,8 +143,8 @@ class LaneQueue:
                 if gated:
                     self._gates[subscription].abandon()  # a new gate, which clear() has missed
             elif not gated or self._gates[subscription].admit(delivery):
-                # Checked before: code that interrupts this may queue another delivery behind
-                # this one, and wakes no taker for it.
+                # Checked before the delivery is queued: code that interrupts this may queue another
+                # delivery behind this one, and wakes no taker for that other delivery.
                 if bucket:
                     bucket.append(delivery)
                 else:
@@ -213,7 +215,7 @@ class LaneQueue:
         self._unlock()
 
     def release(self, delivery: Delivery) -> int:
-        """Open the gate of a settled delivery for the ones behind it; return how many may go."""
+        """Open the gate of a settled delivery for deliveries behind it; return how many may go."""
         subscription = delivery.subscription
         if not subscription.gated:
             return 0
@@ -225,7 +227,7 @@ class LaneQueue:
         return len(go)
 
     def step_aside(self, delivery: Delivery) -> int:
-        """Let others run while a delivery waits for its next attempt; return how many may go."""
+        """Let other deliveries run while one waits for its next attempt; return how many may go."""
         subscription = delivery.subscription
         if not subscription.gated:
             return 0
@@ -309,13 +311,13 @@ class LaneQueue:
             self._unlock()
 
     def locked_returned(self, taker: Taker) -> None:
-        """Note that a taker is in no handler that computes, or not for the moment."""
+        """Note that a taker's handler has ended or waits, so that the taker does not compute."""
         if taker.computes:
             taker.computes = False
             self._computing -= 1
 
     def _cores_are_taken(self) -> bool:
-        """Whether the next delivery is for a handler that computes, and finds no core free."""
+        """Whether the next delivery is for a handler that computes, and no core is free for it."""
         if self._computing < self.abreast or self.closed:
             return False
         first = next((bucket[0] for bucket in self._ready.in_order if bucket), None)
@@ -335,7 +337,7 @@ class LaneQueue:
             self._unlock()
 
     def _arrived(self) -> None:
-        """Note that a taker was woken; one that is to stand lookout waits until it is needed."""
+        """Note that a taker was woken. If it has to stand lookout, it waits until it is needed."""
         self._waking = False
         if self._lookout != _LOOKOUT_CALLED:
             return
@@ -344,7 +346,7 @@ class LaneQueue:
         while taken != self._taken and any(self._ready.in_order) and not self.closed:
             taken = self._taken
             if self.locked_wait(LOOKOUT_S):
-                break  # it is needed now
+                break  # the lookout is needed now
         self._lookout = _NO_LOOKOUT
 
     def locked_wait(self, timeout: float | None) -> bool:
@@ -353,9 +355,9 @@ class LaneQueue:
         Set `missed` to False before you check whether to wait: this returns at once if a wake-up
         came since.
 
-        A condition variable would wake the thread that waits longest. This wakes the latest, whose
-        thread and worker are still in the caches of the processor: that saves 20 us of 100 to a
-        result.
+        A condition variable would wake the thread that has waited longest. This method wakes the
+        latest thread, which is still in the caches of the processor together with its worker. That
+        saves 20 us of the 100 us to a result.
         """
         sleeper = threading.Lock()
         sleeper.acquire()
@@ -412,9 +414,9 @@ class LaneQueue:
     ) -> list[Delivery]:
         """Take as many deliveries as should run for about `budget_s` seconds together.
 
-        Each counts with its handler's average run time, and the time for encoding its event and for
-        its result. A delivery whose handler has never run, or takes longer than the budget, goes
-        alone.
+        Each delivery counts with its handler's average run time, and with the time for encoding its
+        event and for its result. A delivery whose handler has never run, or takes longer than the
+        budget, goes alone.
 
         Args:
             budget_s: work in the batch, in seconds.
@@ -447,13 +449,13 @@ class LaneQueue:
         self.locked_wake()
 
     def locked_withdraw(self, delivery: Delivery) -> bool:
-        """Take one delivery out, if it is ready or at its gate, and was not taken yet."""
+        """Take one delivery out, if it is ready or waits at its gate, and was not taken yet."""
         bucket = self._ready[delivery.subscription.priority]
         if delivery in bucket:  # checked first: the error of remove() would contain its repr
             bucket.remove(delivery)
             return True
         gate = self._gates.get(delivery.subscription)
-        # Before it was queued its key may be one that only user code can look up.
+        # A delivery that is not queued yet may have a key that only user code can look up.
         was_queued = getattr(delivery, "queued", False)
         return gate is not None and was_queued and gate.withdraw(delivery)
 
@@ -463,7 +465,7 @@ class LaneQueue:
             return self.locked_withdraw(delivery)
 
     def seems_ready(self) -> bool:
-        """Whether a delivery is ready for a worker: a glance without the lock."""
+        """Whether a delivery is ready for a worker: a quick check without the lock."""
         return any(self._ready.in_order)
 
     def locked_ready(self) -> int:
@@ -516,7 +518,7 @@ class LaneQueue:
             return out
 
     def clear(self) -> list[Delivery]:
-        """Take out all deliveries for good, ready or not, because a cancelled bus runs none."""
+        """Take out all deliveries for good, ready or not, because a cancelled bus runs nothing."""
         with self.lock:
             self.cancelled = True
             out: list[Delivery] = []

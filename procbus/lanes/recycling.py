@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Recycling: a worker process is replaced between two deliveries if it did enough or grew."""
+"""Recycling: replaces a worker process between two deliveries if it has run enough or has grown."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 class RecyclingPolicy(NamedTuple):
     """The limits after which a worker is replaced."""
 
-    #: Maximum of deliveries; None for no limit.
+    #: Maximum number of deliveries of one worker; None for no limit.
     max_events: int | None = None
-    #: Maximum of resident memory after a delivery, in bytes; None for no limit.
+    #: Maximum resident memory of a worker after a delivery, in bytes; None for no limit.
     max_memory: int | None = None
     #: Whether a new worker could be started now.
     may_replace: Callable[[], bool] = may_replace
@@ -39,8 +39,8 @@ class RecyclingPolicy(NamedTuple):
         """The reason to replace an idle worker; empty if there is none.
 
         Args:
-            done: deliveries that it has finished. A worker with none stays, or it would be replaced
-                for ever.
+            done: number of deliveries that the worker has finished. A worker without any stays,
+                because otherwise workers would be replaced for ever.
             probe: probe of its process.
         """
         if not self.limited or not done or not self.may_replace():

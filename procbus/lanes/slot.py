@@ -43,7 +43,8 @@ class Batch:
     def __init__(self, message: Message) -> None:
         self.number = message.batch
         self.message = message
-        #: The worker's deliveries. Guarded by the lane's lock: other threads take from the end.
+        #: The worker's deliveries. Guarded by the lane's lock, because other threads take
+        #: deliveries from the end.
         self.deliveries = list(message.deliveries)
         #: Number of ended deliveries, and number of settled ones. Written by the companion.
         self.ended = 0
@@ -57,7 +58,7 @@ class Batch:
                 each_s = subscription.expected_s()
             expected_s += each_s
         self.expected_s = expected_s
-        #: Time when the worker should have finished it, once it is the worker's first batch.
+        #: Time when the worker should have finished the batch, once it is the worker's first batch.
         self.due_at = inf
         self.sent = False
 
@@ -70,10 +71,10 @@ class Batch:
         return now + 2 * (self.expected_s + self.message.encoding_s) + transfer_s + GRACE_S
 
     def patience_s(self) -> float | None:
-        """Maximum wait for a report before reading the logbook, in seconds; None for no maximum.
+        """Maximum wait for a report before the logbook is read, in seconds; None for no maximum.
 
         The worker sends nothing while it is in a handler. Its finished deliveries should not wait
-        for a long one.
+        until a long handler has ended.
         """
         if self.due_at == inf or len(self.deliveries) - self.ended < 2:
             return None
@@ -114,15 +115,16 @@ class Slot:
         #: Time when the first batch in flight should be finished, in seconds of `time.monotonic()`.
         #: After it, other companions may take back deliveries that are not begun.
         self.due_at = inf
-        #: Whether deliveries were taken back and the worker has not reported that yet. Until then
-        #: it gets none, because it might use their tokens for the ones taken back.
+        #: Whether deliveries were taken back and the worker has not reported that yet. Until that
+        #: report the worker gets no delivery, because it might use the new tokens for deliveries
+        #: that were taken back.
         self.recalled = False
         #: The deliveries that the companion is making a batch of.
         self.preparing: Sequence[Delivery] = ()
         self.events_done = 0
         self.restarts = 0
         self.last_exit = ""
-        #: Set once the first worker was launched, or could not be.
+        #: Set once the first worker was launched, or could not be launched.
         self.launched = threading.Event()
         self.started_at = monotonic()
         #: Left by the supervisor: the verdict for which the worker is being killed, written with
@@ -150,7 +152,7 @@ class Slot:
 
     def locked_take_back(self) -> list[Delivery]:
         """Take back the deliveries that the worker has not begun."""
-        self.due_at = inf  # once is enough: begun deliveries stay with the worker
+        self.due_at = inf  # taking back once is enough: begun deliveries stay with the worker
         worker = self.worker
         if worker is None:
             return []
