@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
 """A complete copy of a journal, taken at any time, even while a bus uses the journal.
 
-The intake is read first, and the database after it, which may have moved on meanwhile. So every
-accepted record is in one of the two. Records that are in both are recognised by their generation.
-The intake's records go into the copy the same way as a new bus takes over the intake of a dead one.
+The intake is read first, then the database, which may have moved on meanwhile. So every accepted
+record is in one of the two. Records that are in both are recognised by their generation. The
+intake's records go into the copy in the same way as a new bus takes over the intake of a dead bus.
 """
 
 from __future__ import annotations
@@ -26,11 +26,12 @@ def back_up(source: Store, left: Sequence[Half], dest: str) -> None:
 
     Args:
         source: the database of the journal.
-        left: the records that were in its intake, read just before.
+        left: the records that were in the journal's intake, read just before.
         dest: the file to be made.
 
     Raises:
-        JournalError: the file exists already, or cannot be written. Then nothing is left of it.
+        JournalError: the file exists already, or cannot be written. No incomplete copy stays
+            behind.
     """
     real = place(dest)
     for suffix in SUFFIXES:

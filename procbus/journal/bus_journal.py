@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The journal, as its bus uses it: events are written before they run, and unfinished ones fed."""
+"""The journal, as its bus uses it: writes events before they run, and feeds unfinished ones."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ from procbus.routing.router import Router
 if TYPE_CHECKING:
     from procbus.dispatch.dispatcher import Dispatcher
 
-#: Maximum time that publishers wait for code of the user's which holds up the resuming, in seconds.
+#: Maximum time that publishers wait while code of the user's holds up the resuming, in seconds.
 RESUME_PATIENCE_S = 10.0
 
-# Ids that the user gives to events: checked, and for a stream looked up many at a time.
+# Ids that the user gives to events are checked. For a stream, many are looked up at a time.
 
 #: Number of a stream's ids that are looked up at a time.
 _LOOKED_UP = 256
@@ -47,7 +47,7 @@ def check_id(given_id: object) -> None:
     """Raise an error for an object that cannot be an id.
 
     Raises:
-        ProcbusError: it is no string.
+        ProcbusError: the object is no string.
         SerializationError: it cannot be written.
     """
     if not isinstance(given_id, str):
@@ -63,7 +63,7 @@ def look_up(
     id_of: Callable[[Any], str],
     find: Callable[[Sequence[str]], Mapping[str, SeenEvent]],
 ) -> Iterator[tuple[Any, str, SeenEvent | None]]:
-    """Yield each event with its id, and with its end if the journal knows that.
+    """Yield each event with its id, and with its end if the journal knows the end.
 
     Args:
         events: the events.
@@ -71,7 +71,7 @@ def look_up(
         find: returns the known ends of some ids.
 
     Raises:
-        ProcbusError: an object is no id; SerializationError if it cannot be written.
+        ProcbusError: an object is no id; SerializationError if the id cannot be written.
     """
     source = iter(events)
     while some := [(event, id_of(event)) for event in islice(source, _LOOKED_UP)]:
@@ -101,8 +101,8 @@ class BusJournal:
 
     Attributes:
         run: the run of the bus.
-        accept: `Journal.accept`, without a further call.
-        resumed_for: the routes for whose handlers everything is fed.
+        accept: the method `Journal.accept` itself, which saves a call.
+        resumed_for: the routes whose handlers have been fed everything.
         patience_s: maximum time that publishers wait for code of the user's, in seconds.
         jobs: the jobs of the journal.
     """
@@ -134,7 +134,7 @@ class BusJournal:
         self.patience_s = RESUME_PATIENCE_S
         self.jobs = JobRecords(journal)
         send_off = SendOff(admission, settlement)
-        #: Used with `_resuming` held.
+        #: Used only while `_resuming` is held.
         self._leftovers = Leftovers(
             journal, ends, admission, settlement, self._recorded, send_off, self.jobs
         )
@@ -183,7 +183,7 @@ class BusJournal:
             self._let_have(self._with_id(letter), self._recorded.cleared(letter, number))
 
     def _with_id(self, letter: DeadLetter) -> tuple[str, Receipt] | None:
-        """Return the id that the event of a letter was published with, and the receipt it has."""
+        """Return the id that a letter's event was published with, and the receipt of that id."""
         ids = self._journal.ids
         given_id = ids.id_of(letter.event_id)
         if given_id is None:
@@ -207,14 +207,14 @@ class BusJournal:
         return self._ticks.get(schedule) or None
 
     def tick(self, schedule: str, spec: str, at: float) -> bytes:
-        """Lay out the record of a schedule's tick; at 0, that the schedule was cancelled."""
+        """Make the record of a schedule's tick. Time 0 records that the schedule was cancelled."""
         self.last_tick(schedule)
         assert self._ticks is not None
         self._ticks[schedule] = at
         return records.pack_tick(schedule, spec, at)
 
     def note_tick(self, record: bytes) -> None:
-        """Write such a record alone."""
+        """Write a record of `tick` without an event."""
         self._journal.write(record)
 
     # Events with ids.
@@ -297,7 +297,8 @@ class BusJournal:
                 self._feeder = here
                 try:
                     self._journal.start()
-                    # Not in the context of the thread that happens to publish first.
+                    # Fed in an empty context, not in the context of the thread that happens to
+                    # publish first.
                     Context().run(self._leftovers.feed, routes, self._subscriptions())
                 finally:
                     self._feeder = None
@@ -311,7 +312,8 @@ class BusJournal:
     def _wait_for_feeder(self) -> bool:
         """Take `_resuming`; return whether this thread has it.
 
-        It gives up if code of the user's holds up the feeding. That code may wait for this thread.
+        This thread gives up if code of the user's holds up the feeding, because that code may wait
+        for this thread.
         """
         look_up_s = min(LOOK_UP_S, self.patience_s)
         while not self._resuming.acquire(timeout=look_up_s):
@@ -329,7 +331,7 @@ class BusJournal:
         return True
 
     def summary(self) -> ResumeSummary:
-        """The contents of the journal at the start, and their fate so far."""
+        """The contents of the journal at the start, and the deliveries that were resumed so far."""
         return self._leftovers.summary(self._subscriptions())
 
     # The files.

@@ -31,7 +31,7 @@ _dumps = pickle.dumps
 class DataForm(enum.IntEnum):
     """The format of the bytes of an event or a result."""
 
-    #: There are no bytes: they were not wanted, or were deleted.
+    #: There are no bytes: nobody wanted to keep them, or they were deleted.
     NOTHING = 0
     PICKLE = 1
     JSON = 2
@@ -46,11 +46,11 @@ class Codec(Protocol):
         """Return the form and the bytes.
 
         Raises:
-            SerializationError: it cannot be written; the message begins with `what`.
+            SerializationError: the object cannot be written; the message begins with `what`.
         """
 
     def decode(self, form: int, data: bytes, type_name: str) -> Any:
-        """Make the object again. An error of decoding comes through."""
+        """Make the object again. An error of decoding is passed on."""
 
     def type_name(self, cls: type) -> str:
         """Name the class of an event, for `decode` and for people."""

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: MIT
 """Dead letters in a file: written whole or not at all, and read only where that is safe.
 
-The file is a journal that holds dead letters alone, so the command line can look into it. One table
-more has the facts that a journal does not need: the order of the letters, the number of each event
-on its own bus (letters of several runs may share one), and a checksum for each letter.
+The file is a journal that holds only dead letters, so the command line can look into it. An extra
+table has the facts that a journal does not need: the order of the letters, the number of each event
+on its own bus (letters of several runs may share a number), and a checksum for each letter.
 
-An event is pickled by value, so that a letter can be read without the script that its classes were
-defined in. If its classes are the main script's, it is pickled by name too, so that the same script
+An event is pickled by value, so that a letter can be read without the script that defined its
+classes. If the main script defined them, the event is pickled by name too, so that the same script
 gets its own class back.
 """
 
@@ -31,7 +31,7 @@ from procbus.journal.storage.database import Image
 from procbus.journal.storage.records import SHIFT
 from procbus.system.files import check_ours
 
-#: The format that procbus had before.
+#: The file format of older versions of procbus.
 _OLD = b"procbus dead letters, version "
 
 _TABLE = """
@@ -44,7 +44,7 @@ _TABLE = """
         checksum INTEGER NOT NULL
     )
 """
-#: A letter that was run again from the command line is no longer in `dead`.
+#: A letter that the command line has run again is no longer in `dead`.
 _LETTERS = """
     SELECT letters.event_id, letters.kind, by_value, dead.failed_at, quarantined, outcomes, topic,
         data, handlers.name, checksum
@@ -65,7 +65,7 @@ def save_letters(path: str | PathLike[str], letters: Sequence[DeadLetter]) -> No
         OSError: the file cannot be written.
     """
     data = _image_of(letters)
-    target = os.path.realpath(path)  # a symbolic link stays one
+    target = os.path.realpath(path)  # a symbolic link stays a symbolic link
     directory = os.path.dirname(target)
     # mkstemp makes it readable and writable for its owner alone.
     fd, temporary = tempfile.mkstemp(prefix=f".{os.path.basename(target)}.", dir=directory)
@@ -85,15 +85,16 @@ def load_letters(path: str | PathLike[str]) -> list[DeadLetter]:
     """Read the letters of a file. No letter is unpickled before all of them were checked.
 
     Raises:
-        ProcbusError: others may have written the file, or it is not sound, or an event in it
-            cannot be loaded.
+        ProcbusError: other users may have written the file, or the file is damaged, or an event in
+            it cannot be loaded.
         OSError: the file cannot be read.
     """
     name = os.fspath(path)
     # O_NONBLOCK: opening a pipe must not wait for its other end.
     fd = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     try:
-        # Of the open file, so that no other can take its place between check and reading.
+        # The open file is checked, so that no other file can take its place between check and
+        # reading.
         check_ours(name, os.fstat(fd), ProcbusError)
         with open(fd, "rb", closefd=False) as file:
             data = file.read()
@@ -177,7 +178,7 @@ def _checksum(*values: object) -> int:
 
 
 def _rows_of(name: str, data: bytes) -> list[tuple[Any, ...]]:
-    """Take a file apart into its letters, each as it was written; raise if one is not."""
+    """Take a file apart into its letters; raise if a letter is not as it was written."""
     if not Image.is_journal(data):
         raise ProcbusError(f"{name} is not a file of dead letters: give one that save() wrote")
     if (size := Image.size_of(data)) != len(data):

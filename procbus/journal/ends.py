@@ -59,10 +59,11 @@ class DeliveryEnds:
         self.numbers: dict[DeadLetter, int] = {}
         self.replayed: set[int] = set()
         self.written: set[Delivery] = set()
-        #: Dead letters that users can see, and whose failure is not written yet.
+        #: Dead letters that users can see, but whose failure is not written yet.
         self._unwritten: set[DeadLetter] = set()
         #: Guards `_unwritten`, and is held while the end of such a letter is written: either its
-        #: failure, or that it was cleared. Code that interrupts the writing may take it once more.
+        #: failure, or that it was cleared. Code that interrupts the writing may take the lock once
+        #: more.
         self._ending = threading.RLock()
 
     def _number(self, delivery: Delivery) -> int:
@@ -126,7 +127,7 @@ class DeliveryEnds:
         self._note(records.pack_retry(self._number(delivery), attempts, due_at, outcomes))
 
     def expect(self, letter: DeadLetter, delivery: Delivery) -> None:
-        """Note a new dead letter, before users can see it: `failed` is called for it later."""
+        """Note a new dead letter, before users can see it. `failed` is called for it later."""
         self._unwritten.add(letter)
         self.remember(letter, self._number(delivery))
 
@@ -169,7 +170,7 @@ class DeliveryEnds:
 
     def take(self, letter: DeadLetter) -> int | None:
         """Take over a dead letter that is about to be replayed; None if the journal lacks it."""
-        with self._ending:  # its failure was written before this, or is not written at all
+        with self._ending:  # the letter's failure was written before this, or is never written
             self._unwritten.discard(letter)
         number = self.numbers.pop(letter, None)
         if number is not None:
@@ -177,7 +178,7 @@ class DeliveryEnds:
         return number
 
     def revive(self, number: int, parent_id: int | None) -> None:
-        """Write that a dead letter is replayed; return once that is safe.
+        """Write that a dead letter is replayed; return once the record is safe.
 
         Args:
             number: number of its delivery.

@@ -509,7 +509,7 @@ class Lanes:
         )
 
     def place_of(self, handler: Handler) -> str:
-        """The kind of workers that run a handler, as one word."""
+        """The kind of workers that run a handler, in words."""
         if self._only is not None:
             return "inline"
         if handler.kind == "cpu":
@@ -575,7 +575,7 @@ class Lanes:
             gatherer.flush()
 
     def seal(self) -> None:
-        """Have batch handlers called with these events, and with none that follows."""
+        """Have batch handlers called with the waiting events, and with no later event."""
         for gatherer in self._living(self._gatherers):
             gatherer.seal()
 

@@ -55,9 +55,9 @@ def _on_threads(handler: Handler) -> bool:
     return handler.kind == "io" and not handler.is_async
 
 
-# A thread of the io lane: takes deliveries, runs their handlers, and measures the runs.
-# The threads are daemon threads of our own, not threads of a ThreadPoolExecutor. The interpreter
-# waits for the latter at its end, so Ctrl-C would hang on a handler that waits for a socket.
+# A thread of the io lane takes deliveries, runs their handlers, and measures the runs. The threads
+# are daemon threads of our own, not threads of a ThreadPoolExecutor. At its end the interpreter
+# waits for the threads of an executor, so Ctrl-C would hang on a handler that waits for a socket.
 
 #: Number of variables in a thread's context while user code has left none: only `running`.
 _CLEAN = 1
@@ -77,7 +77,7 @@ class Home(Protocol):
     def left(self, thread: IoThread) -> None:
         """Note that a thread ends."""
 
-    #: Whether more threads work, without waiting for the bus, than the maximum.
+    #: Whether more threads than the maximum work without waiting for the bus.
     crowded: bool
 
     def leave(self, thread: IoThread, delivery: Delivery) -> bool:
@@ -99,7 +99,7 @@ class IoThread(LaneThread):
     def __init__(self, lane: Home, number: int, flow: Flow, place: int = 0) -> None:
         super().__init__(f"procbus-io-{number}")
         self._resources = flow.resources
-        #: Its place in the lane, which its replacement gets, and its resources.
+        #: The thread's place in the lane, which its replacement gets, and its resources.
         self.worker = self._resources.worker(place)
         self._lane = lane
         self._settle = flow.settle
@@ -107,40 +107,42 @@ class IoThread(LaneThread):
         self._context_of = made_on(self.worker, flow.context_of)
         self._listeners = flow.listeners
         self._pid = os.getpid()  # read once, because the system call would be made for every event
-        #: The running delivery, and its start. Written by this thread, read by any.
+        #: The running delivery, and its start. Written by this thread; any thread may read them.
         self.at_hand: Delivery | None = None
         self.since = 0.0
         self.events_done = 0
-        #: The class of the latest result, known to be complete: the next one mostly has the same.
+        #: The class of the latest result, known to be complete: the next result mostly has the same
+        #: class.
         self._whole: type = type(None)
-        #: The handler of the last long run, and its end. Written as one by this thread, which may
-        #: then be idle for long: so it does not keep the handler alive.
+        #: The handler of the last long run, and the end of that run. This thread writes both in one
+        #: step. It may then be idle for long, so this reference does not keep the handler alive.
         self._finished: tuple[ReferenceType[Subscription], float] | None = None
-        #: The short run that is measured next, of `ONE_IN`, by `events_done`. It differs between
-        #: threads, so that the deliveries that all threads begin with do not count too much.
+        #: Which of the next `ONE_IN` short runs is measured, by `events_done`. It differs between
+        #: threads, so that each thread's first deliveries do not count too much.
         self._next = 17 * number % ONE_IN
         #: CPU seconds of this thread at the last reading.
         self._cpu_read = 0.0
-        #: Seconds without a core at the last reading; None if there is a GIL, which a thread then
-        #: waits for more often than for a core: see `procbus.advice.gil_probe`.
+        #: Seconds without a core at the last reading. None with a GIL, because a thread then waits
+        #: for the GIL more often than for a core: see `procbus.advice.gil_probe`.
         self._no_core_read: float | None = None
         self.started_at = monotonic()
         #: Guards the three fields below. The end of a run with a time limit is settled either by
         #: this thread, or by the supervisor, which then leaves the thread behind.
         self._ending = Lock()
-        #: The running delivery with a time limit, and the end of that.
+        #: The running delivery with a time limit, and the end of that limit.
         self.limited: tuple[Delivery, float] | None = None
-        #: The delivery that it was left behind in, written first, and whether it was. A run that
-        #: ends at that moment may be followed by another, which the thread settles.
+        #: The delivery that this thread was left behind in, written first; and whether it was left
+        #: behind. A run that ends at that moment may be followed by another run, which the thread
+        #: settles.
         self.left_in: Delivery | None = None
         self.abandoned = False
         #: Whether this is a copy of the thread, in a child that its handler forked.
         self._forked = False
-        #: Number of waits for the bus that it is in; and whether its place is lent to another
-        #: thread, which the lane's lock guards.
+        #: Number of waits for the bus that the thread is in; and whether its place is lent to
+        #: another thread. The lane's lock guards the second field.
         self._waits = 0
         self.lent = False
-        #: Whether its handler computes; for the queue.
+        #: Whether the thread's handler computes; for the queue.
         self.computes = False
 
     def run(self) -> None:
@@ -187,11 +189,11 @@ class IoThread(LaneThread):
                     forked_children.end_child(None, f"a callback on {self.name}")
             delivery = receipt = None
             if len(own) != _CLEAN:
-                del own  # because the traceback of an error keeps this frame alive
+                del own  # because an error's traceback keeps this frame alive
                 return True
             delivery = queue.take(wait=False, taker=taker)
             if delivery is None:
-                # No object of this event may be kept alive during the wait for the next.
+                # No object of this event may be kept alive during the wait for the next event.
                 running.set(None)
                 delivery = queue.take(taker=taker)
         return False
@@ -283,8 +285,8 @@ class IoThread(LaneThread):
         wall_s = ended_at - started_at
         if wall_s > LONG_S:
             self._finished = (ref(subscription), ended_at)
-            # A run among short ones that is longer than all in between stands for itself. The
-            # others since the last reading took next to nothing.
+            # A long run among short ones stands for itself: it took longer than all runs since the
+            # last reading together. Those other runs took next to nothing.
             if wall_s > ONE_IN * (subscription.average_s or 0.0):
                 stands_for = 1
         if not stands_for:
@@ -301,7 +303,7 @@ class IoThread(LaneThread):
             weigh_delivery(meter, subscription.handler.function, event, value)
 
     def subject(self) -> Subscription | None:
-        """The handler that it is in, if that usually takes long."""
+        """The handler that the thread is in, if that handler usually takes long."""
         delivery = self.at_hand
         if delivery is None:
             return None
@@ -338,10 +340,11 @@ class IoThread(LaneThread):
             self._lane.take_back(self)
 
     def abandon(self, limited: tuple[Delivery, float]) -> bool:
-        """Leave the thread behind, if it is still in that run; from now on it does not settle that.
+        """Leave the thread behind if it is still in that run, which it then does not settle.
 
-        False if it is not, or was left behind before. For a run that keeps its place in the lane
-        the supervisor finds again and again that its time is over.
+        Returns False if the thread is not in that run, or was left behind before. The latter
+        happens to a thread that keeps its place in the lane: the supervisor finds again and again
+        that the time of its run is over.
         """
         with self._ending:
             if self.limited is not limited or self.left_in is limited[0]:
@@ -351,7 +354,7 @@ class IoThread(LaneThread):
             return True
 
     def leave_in(self, delivery: Delivery) -> bool:
-        """Leave the thread behind, if it runs this delivery; from now on it does not settle that.
+        """Leave the thread behind if it runs this delivery, which it then does not settle.
 
         Unlike a run with a time limit, the run may end at this very moment.
         """
@@ -363,7 +366,7 @@ class IoThread(LaneThread):
             return True
 
     def is_in(self, delivery: Delivery) -> bool:
-        """Whether it runs this delivery, and was not left behind in it."""
+        """Whether the thread runs this delivery, and was not left behind in it."""
         return self.at_hand is delivery and self.left_in is not delivery
 
     def stack(self) -> str:
@@ -378,12 +381,12 @@ class IoLane:
     and the number of waiting ones.
 
     Args:
-        threads: maximum of threads; one is started when no other is free.
+        threads: maximum number of threads; a thread is started when no other is free.
         flow: settles deliveries, and makes the return value of `current()` in a handler.
         stir: called now and then while runs are measured.
-        most_lent: maximum of threads that wait for the bus in a handler while another has their
-            place.
-        make_thread: makes a thread, of this lane, a number, the flow and its place.
+        most_lent: maximum number of threads that wait for the bus in a handler while another thread
+            has their place.
+        make_thread: makes a thread from this lane, a number, the flow and the thread's place.
     """
 
     def __init__(
@@ -403,8 +406,8 @@ class IoLane:
         self._flow = flow
         self._settle = flow.settle
         self._threads: list[IoThread] = []
-        #: Threads left behind in a handler that timed out, at most `threads`. From then on a thread
-        #: that is left behind keeps its place.
+        #: Threads left behind in a handler that timed out, at most `threads`. Once there are that
+        #: many, a thread that is left behind keeps its place.
         self._abandoned: list[IoThread] = []
         #: Seconds that ended threads existed.
         self._past_s = 0.0
@@ -461,18 +464,18 @@ class IoLane:
         return None if thread is None else monotonic() - thread.since
 
     def withdraw(self, delivery: Delivery) -> bool:
-        """Take a delivery back for good that has not begun."""
+        """Take back for good a delivery that has not begun."""
         return self.queue.withdraw(delivery)
 
     def stop(self, delivery: Delivery) -> None:
-        """Do nothing: the handler reads the request where the delivery has it."""
+        """Do nothing: the handler reads the request from the delivery."""
 
     def cut_off(self, delivery: Delivery) -> None:
         """Settle a cancelled delivery, and leave its thread behind in the handler."""
         thread = self._thread_in(delivery)
         if thread is None or not thread.leave_in(delivery):
             return
-        if delivery.receipt is None:  # the run ended at this moment, so the thread ends too
+        if delivery.receipt is None:  # the run ended at this very moment, so the thread ends too
             return
         ran_s = monotonic() - thread.since
         outcome = cancelled(delivery, ran_s)._replace(worker_pid=os.getpid())
@@ -540,11 +543,11 @@ class IoLane:
                 thread.join(max(0.0, deadline - monotonic()))
 
     def cancel(self) -> None:
-        """Settle all deliveries that no thread has begun as cancelled. Idempotent."""
+        """Settle as cancelled all deliveries that no thread has begun. Idempotent."""
         self._settle([(delivery, cancelled(delivery)) for delivery in self.queue.clear()])
 
     def kill(self) -> None:
-        """Settle the running deliveries as cancelled; the threads themselves cannot be killed."""
+        """Settle the running deliveries as cancelled. The threads themselves cannot be killed."""
         self.queue.close()
         now = monotonic()
         at_hand = [(t.at_hand, now - t.since) for t in self.threads()]
@@ -582,7 +585,7 @@ class IoLane:
             raise
 
     def _drop(self, thread: IoThread | None) -> bool:
-        """Drop a thread that was not started; return whether none is left to work."""
+        """Drop a thread that was not started; return whether no thread is left to work."""
         with self.queue.lock:
             if thread is None or thread.ident is not None or thread not in self._threads:
                 return False
@@ -599,7 +602,7 @@ class IoLane:
         """
         with self.queue.lock:
             if thread not in self._threads:
-                return  # it was left behind, and replaced
+                return  # the thread was left behind, and replaced
             there = len(self._threads)
             if there >= self.size + self._most_lent and there - self._lent <= 1:
                 raise ProcbusError(
@@ -617,7 +620,7 @@ class IoLane:
             self.grow()
 
     def take_back(self, thread: IoThread) -> None:
-        """Note that a thread no longer waits. If its place is taken, the next idle one ends."""
+        """Note that a thread no longer waits. If its place is taken, the next idle thread ends."""
         with self.queue.lock:
             self._locked_take_back(thread)
 
@@ -656,7 +659,7 @@ class IoLane:
             self.grow()
 
     def expire(self, now: float) -> float:
-        """Settle deliveries that ran out of time; return the time of the next such end.
+        """Settle deliveries that ran out of time; return the time when the next one may do so.
 
         Args:
             now: in seconds of `time.monotonic()`.
@@ -682,9 +685,9 @@ class IoLane:
 
         Args:
             thread: the thread.
-            delivery: the delivery that it was left behind in.
+            delivery: the delivery that the thread was left behind in.
             reason: the reason, in words.
-            outcome: the end of the delivery.
+            outcome: the outcome of the delivery.
         """
         with self.queue.lock:
             self.queue.locked_returned(thread)
