@@ -31,7 +31,7 @@ _dumps = pickle.dumps
 class DataForm(enum.IntEnum):
     """The format of the bytes of an event or a result."""
 
-    #: There are no bytes: nobody wanted to keep them, or they were deleted.
+    #: There are no bytes: they were not to be kept, or were deleted.
     NOTHING = 0
     PICKLE = 1
     JSON = 2

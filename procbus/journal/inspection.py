@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: MIT
 """A visit to a journal by the command line, without a bus.
 
-If a bus has the journal, the visitor reads the database beside it. The last second may be missing
-there. A request to run a dead letter again goes to that bus. If no bus has the journal, the visitor
-takes its lock for the duration of the visit, and first moves the intake of a dead bus into the
-database. Nothing is unpickled unless the user asks for it.
+If a bus has the journal, the visitor reads the database while the bus uses it. The records of the
+last second may be missing there. A request to run a dead letter again goes to that bus. If no bus
+has the journal, the visitor takes the journal's lock for the duration of the visit, and first moves
+the intake of a dead bus into the database. No event is unpickled unless the user asks for it.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Line:
     number: int
     state: str
     attempts: int
-    #: Time at which it is due, of its failure, or of its end; None if it waits for no time.
+    #: Time when the delivery is due, failed, or ended; None if it waits for no time.
     at: float | None
     handler: str
     event_id: int
@@ -52,7 +52,7 @@ class Line:
 
     @property
     def name(self) -> str:
-        """The delivery's name on the command line."""
+        """The name of the delivery on the command line: `EVENT:HANDLER`."""
         return f"{self.event_id}:{self.handler}"
 
     def plain(self) -> dict[str, Any]:
@@ -88,7 +88,7 @@ class Visit:
             raise JournalError(f"there is no journal {path}: give the file that journal= names")
         place(path)
         check_files(self.path)
-        #: Process id of the bus that has the journal; None for no bus, 0 if not known.
+        #: Process id of the bus that has the journal; None if no bus has it, 0 if not known.
         self.owner: int | None = None
         self._lock: JournalLock | None = None
         beside: Beside | None = None
@@ -125,7 +125,7 @@ class Visit:
         return self._names.get(number) or name_of_nameless(number)
 
     def __enter__(self) -> Visit:
-        """Use it for the length of a block."""
+        """Use the visit for the length of a block."""
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -220,7 +220,7 @@ class Visit:
         return [self._line(row) for row in self._store.rows(_NEWEST_DEAD, (most,))]
 
     def find(self, names: Sequence[str]) -> list[Line]:
-        """Find deliveries by their names: `EVENT` for all of an event, `EVENT:HANDLER` for one.
+        """Find deliveries by name: `EVENT` for all deliveries of an event, `EVENT:HANDLER` for one.
 
         Raises:
             JournalError: there is no such delivery.
@@ -255,7 +255,7 @@ class Visit:
     def outcomes(self, line: Line) -> list[dict[str, Any]]:
         """How the attempts at a delivery failed, as plain data, without the errors themselves.
 
-        No code in the journal runs for it: bytes that are not plain data are only described.
+        This runs no code from the journal: bytes that are not plain data are only described.
         """
         for table in ("pending", "dead"):
             rows = self._store.rows(
@@ -271,7 +271,8 @@ class Visit:
 
         Args:
             line: the delivery.
-            unpickle: whether to load it, which may run code from the file, and show it as text.
+            unpickle: whether to load the event and show it as text; loading may run code from the
+                file.
         """
         rows = self._store.rows(
             "SELECT parent_id, form, data FROM events WHERE id = ?", (line.event_id,)
@@ -290,10 +291,10 @@ class Visit:
         return plain
 
     def back_up(self, dest: str) -> None:
-        """Copy the journal, including the intake of a bus that has it.
+        """Copy the journal, including the intake of a bus that has the journal.
 
         Raises:
-            JournalError: it cannot be copied.
+            JournalError: the journal cannot be copied.
         """
         left: list[Half] = []
         if self._lock is None:
@@ -305,7 +306,7 @@ class Visit:
     # Methods that change.
 
     def retry(self, lines: Sequence[Line]) -> int:
-        """Have dead letters run again: by the bus that has the journal, or at the next start."""
+        """Have dead letters run again, by the bus that has the journal or at the next start."""
         numbers = [line.number for line in lines if line.state == "dead"]
         if self._lock is None:
             self._store.ask(numbers)
@@ -314,7 +315,7 @@ class Visit:
         return len(numbers)
 
     def purge(self, before: float, *, dead: bool) -> None:
-        """Delete deliveries that finished before a time; with `dead` older dead letters too."""
+        """Delete deliveries that finished before a time; with `dead`, older dead letters too."""
         self._store.purge(before, dead=dead)
 
 
@@ -348,7 +349,7 @@ _COUNTS = {
     "succeeded": f"SELECT {_HANDLER}, count(*) FROM done WHERE succeeded GROUP BY 1",  # noqa: S608
     "discarded": f"SELECT {_HANDLER}, count(*) FROM done WHERE NOT succeeded GROUP BY 1",  # noqa: S608
 }
-#: One page of deliveries: the next ones of each table, and of all these the first ones.
+#: One page of deliveries: the next deliveries of each table, and of all of these the first ones.
 _LINES = f"""
     SELECT number, state, attempts, at, number >> {SHIFT}, topic, type_name,
         given_id, published_at

@@ -35,7 +35,8 @@ class JobRecords:
     """Writes the steps of jobs, and knows the jobs of earlier blocks. Thread-safe.
 
     Each delivery of a job is recorded with its event, and its end is counted with its own record:
-    see `Journal.published` and `Changes`. So no kill comes between the two.
+    see `Journal.published` and `Changes`. So no kill can separate a delivery from its job, or an
+    end from its count.
 
     Args:
         journal: the journal of the bus.
@@ -52,17 +53,17 @@ class JobRecords:
         self.open: Sequence[JobRow] = journal.open_jobs
         self._next = itertools.count(journal.last_job + 1).__next__
         #: Jobs whose last steps the database may not have yet, by id, with the generation of the
-        #: intake that has them. Each operation on it is atomic.
+        #: intake that has these steps. Each operation on the dict is atomic.
         self._recent: dict[str, tuple[int, JobRow]] = {}
         self.resumed: dict[Delivery, tuple[int, ...]] = {}
         self.fed: Callable[[], object] = int
 
     def own_by(self, owners: Callable[[int | None], Sequence[int]]) -> None:
-        """Record the jobs of each event from now on; the function knows them by its parent."""
+        """Record the jobs of each event from now on; the function returns them for its parent."""
         self._journal.owners = owners
 
     def find(self, id: str) -> JobRow | None:
-        """The job with an id that no block of this run has.
+        """The job with this id, which no block of this run has.
 
         Raises:
             JournalError: the journal cannot be read.
@@ -75,7 +76,7 @@ class JobRecords:
 
         Args:
             number: number of the job; 0 for a job that is not in the journal.
-            above: the jobs that it belongs to.
+            above: the outer jobs that this job belongs to.
             id: id of the job.
             name: name of the job.
 
@@ -100,7 +101,7 @@ class JobRecords:
                 self._journal.write(record)
 
     def let_go(self, job: JobRow) -> None:
-        """Remember a job until the database has all of it."""
+        """Remember a job until the database has all of its steps."""
         written, moved = self._journal.generations
         for id, (generation, _) in list(self._recent.items()):
             if generation <= moved:

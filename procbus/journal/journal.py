@@ -56,7 +56,7 @@ class Journal:
     """The journal of one bus. Thread-safe, except for `close`.
 
     Args:
-        path: path of the SQLite file, which is made if missing.
+        path: path of the SQLite file; a missing file is made.
         durability: whether an accepted event survives only the death of the process, or a loss of
             power as well.
         keep_s: time for which finished deliveries are kept, in seconds.
@@ -81,7 +81,7 @@ class Journal:
         queries: queries to the database, which lags a moment behind.
 
     Raises:
-        JournalError: it cannot be opened; the message says how to mend that.
+        JournalError: the journal cannot be opened; the message says how to mend that.
     """
 
     def __init__(
@@ -106,7 +106,7 @@ class Journal:
         self.keep_results = keep_results
         self.codec: Codec = make_codec(codec)
         self.path = place(path)
-        self._lock = JournalLock(self.path)  # before any file of another bus's is touched
+        self._lock = JournalLock(self.path)  # before this touches a file of another bus
         try:
             prepare_files(self.path)
             self._store = make_store(self.path)
@@ -144,7 +144,7 @@ class Journal:
         self._writer = Writer(store, self._keep_s > 0, self.ids, self._tidy, self._look)
         try:
             self._intake = self._make_intake(self._lock.fd, generation + 1, self._writer.wake, half)
-            self._intake.flush()  # from now on the database says that an intake exists
+            self._intake.flush()  # from here on the database records that an intake exists
         except OSError as error:
             raise cannot_write(self.path + "-intake", error) from error
         self._writer.intake = self._intake
@@ -168,7 +168,7 @@ class Journal:
         due_at: float = 0.0,
         beside: bytes = b"",
     ) -> None:
-        """Write an event and its deliveries; return once they are safe.
+        """Write an event and its deliveries; return once the records are safe.
 
         Args:
             receipt: receipt of the event.
@@ -191,7 +191,7 @@ class Journal:
         given_id: str | None = None,
         due_at: float = 0.0,
     ) -> bytes:
-        """Lay out the record of an event; with the time of its deliveries, if they run later."""
+        """Make the record of an event, with the time of its deliveries if they run later."""
         event = receipt.event
         cls = type(event)
         type_name = self._type_names.get(cls) or self.type_name(cls)
@@ -229,7 +229,7 @@ class Journal:
         jobs = None if self.owners is None or not handlers else self.owners(receipt.parent_id)
         if due_at or jobs:
             numbers = [receipt.id << SHIFT | each for each in handlers]
-            if due_at:  # as after an attempt that failed, but without any
+            if due_at:  # the same record as after a failed attempt, but with 0 attempts
                 waits = [records.pack_retry(number, 0, due_at, b"") for number in numbers]
                 published += b"".join(waits)
             if jobs:
@@ -252,7 +252,7 @@ class Journal:
         return name
 
     def write(self, data: bytes, wait: bool = True) -> None:
-        """Write records that belong together; return when they are safe.
+        """Write records that belong together; return when the records are safe.
 
         Raises:
             JournalError: the journal cannot be written.
@@ -281,8 +281,8 @@ class Journal:
     def note(self, data: bytes) -> None:
         """Write outcomes of deliveries.
 
-        If the outcome cannot be written, it is dropped, and the delivery runs again at the next
-        start. The writer has logged the reason.
+        An outcome that cannot be written is dropped, and the delivery runs again at the next start.
+        The writer has logged the reason.
         """
         if not data:
             return
@@ -307,7 +307,7 @@ class Journal:
     def result(self, recorded: Recorded) -> Any:
         """The result of a delivery that succeeded; None if the result was not kept.
 
-        An error of decoding comes through.
+        An error of decoding is passed on.
         """
         if not recorded.form or recorded.data is None:
             return None
@@ -348,8 +348,8 @@ class Journal:
         self._version = version
         if asked := self.queries.asked():
             self._store.forget_asked(asked)
-            # In another thread: publishing may need room in the intake, which this thread has to
-            # make.
+            # In another thread, because publishing may need room in the intake, which this thread
+            # has to make.
             OwnThread("procbus-journal-retry", self.retry, asked).start()
 
     def _tidy(self) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The contents of a journal's bytes, for people, without running the code that they name."""
+"""Shows the bytes of a journal to people, without running the code that the bytes name."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from typing import Any, NoReturn
 
 #: Fields that are shown of an attempt.
 _FIELDS = ("kind", "text", "stack", "started_at", "ended_at", "worker_pid", "dropped_events")
-#: Maximum of names of a pickle that are shown.
+#: Maximum number of names of a pickle that are shown.
 _NAMES = 10
 
 
 class _Plain(pickle.Unpickler):
-    """Loads numbers, texts, bytes and containers of them; it looks no name up."""
+    """Loads numbers, texts, bytes, and containers of these. It looks up no name."""
 
     def find_class(self, module: str, name: str) -> NoReturn:
         raise pickle.UnpicklingError(f"it names {module}.{name}")
@@ -28,7 +28,7 @@ class _Plain(pickle.Unpickler):
 def plain_outcomes(data: bytes, codec: str) -> list[dict[str, Any]]:
     """Return outcomes as plain data. Unreadable bytes become one outcome that describes them."""
     try:
-        # An error in an outcome is a pickle inside the pickle, and stays one.
+        # An error in an outcome is a pickle inside the pickle, and is not loaded.
         found = json.loads(data) if codec == "json" else _Plain(io.BytesIO(data)).load()
         return [{name: _simple(each[name]) for name in _FIELDS} for each in found]
     except Exception as error:  # noqa: BLE001 - unreadable bytes are shown, not run

@@ -25,7 +25,7 @@ from procbus.journal.storage.records import SHIFT
 
 
 class NoLane:
-    """The lane of a handler that is not subscribed: no delivery gets into it."""
+    """The lane of a handler that is not subscribed. No delivery gets into this lane."""
 
     def put(self, delivery: Delivery) -> None:
         """Queue a delivery: never called."""
@@ -53,8 +53,9 @@ class NoLane:
     ran_s = stop = cut_off = progress_of
 
 
-# Deliveries that succeeded, but whose result the journal did not keep, not even whether it was
-# None. They are of an earlier run, or of an event whose first receipt the bus has dropped.
+# Deliveries that succeeded, but whose result the journal did not keep: not even whether the result
+# was None. Such a delivery is of an earlier run, or of an event whose first receipt the bus has
+# dropped.
 
 
 def _no_result(delivery: Delivery, *, earlier_run: bool) -> ProcbusError:
@@ -70,7 +71,7 @@ class DeliveryWithoutResult(Delivery):
 
     __slots__ = ("earlier_run",)
 
-    #: Whether an earlier run of the script finished it. Set once.
+    #: Whether an earlier run of the script finished the delivery. Set once.
     earlier_run: bool
 
     def result(self) -> Any:
@@ -149,21 +150,21 @@ class RecordedDeliveries:
         self._subscriptions = subscriptions
         self._routes = routes
         self._lane = NoLane()
-        #: Subscriptions by handler name, and the router for which they are right. Both are replaced
-        #: whole, the router last. Two threads that do this at once write equal values.
+        #: Subscriptions by handler name, and the router that they belong to. Both are replaced
+        #: whole, the router last. Two threads that replace them at once write equal values.
         self._named: dict[str, Subscription] = {}
         self._named_for: object = None
 
     def receipt(self, given_id: str, event: Any, topic: str | None) -> Receipt | None:
-        """Return the receipt of an event that was published with an id; None if none was.
+        """Return the receipt of the event that was published with an id; None if there is none.
 
-        Its unfinished deliveries get an outcome too, because no worker will run them.
+        The event's unfinished deliveries get an outcome too, because no worker will run them.
         """
         seen = self._journal.queries.seen(given_id)
         return None if seen is None else self.receipt_of(seen, event, topic)
 
     def receipt_of(self, seen: SeenEvent, event: Any, topic: str | None) -> Receipt:
-        """Return the receipt of an event that is in the database, and in no lane."""
+        """Return the receipt of an event that is in the database and in no lane."""
         event_id, recorded = seen
         if len(recorded) == 1:
             subscription = self._subscription_of(recorded[0].number)
@@ -185,8 +186,8 @@ class RecordedDeliveries:
         """Return a receipt with the deliveries of an event, one of them replayed or cleared.
 
         Args:
-            old: the receipt with all of them, as they were before.
-            anew: the receipt of that one alone.
+            old: the receipt with all deliveries, as they were before.
+            anew: the receipt of the replayed or cleared delivery alone.
         """
         if len(old.deliveries) < 2:
             return anew
@@ -227,7 +228,7 @@ class RecordedDeliveries:
         return tuple(deliveries)
 
     def _end(self, delivery: Delivery, recorded: Recorded) -> None:
-        """End a delivery the way its record says."""
+        """Give a delivery the outcome that its record says."""
         outcomes = self._outcomes(recorded, delivery.subscription.handler.name)
         if len(outcomes) > 1:
             delivery.earlier = outcomes[:-1]

@@ -39,7 +39,7 @@ _Named = dict[str, list[Subscription]]
 
 @dataclass(frozen=True, slots=True)
 class ResumeSummary:
-    """The contents of a journal when its bus was made, and their fate so far. Immutable.
+    """The contents of a journal when its bus was made, and what was resumed so far. Immutable.
 
     Example:
         ```python
@@ -51,12 +51,13 @@ class ResumeSummary:
 
     Attributes:
         unfinished: number of unfinished deliveries of earlier runs.
-        resumed: number of them that were fed to each handler so far, by its name.
-        missing: number of them that are kept for handlers that are not subscribed, by name.
-        unreadable: number of events that could not be loaded, and are kept.
+        resumed: number of these deliveries that were fed to each handler so far, by its name.
+        missing: number of these deliveries that are kept because their handler is not subscribed,
+            by its name.
+        unreadable: number of events that could not be loaded; the journal keeps them.
         dead_letters: number of dead letters of earlier runs.
-        lost: losses of the journal, in a sentence each: because its files are damaged, were
-            removed, or do not belong together. Empty if all is well.
+        lost: losses of the journal, in a sentence each: its files are damaged, were removed, or do
+            not belong together. Empty if there are no losses.
     """
 
     unfinished: int
@@ -67,7 +68,7 @@ class ResumeSummary:
     lost: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        """All of it in one line."""
+        """The summary in one line."""
         text = f"{sum(self.resumed.values())} of {self.unfinished} unfinished deliveries resumed"
         if self.missing:
             names = ", ".join(f"{name} {count}" for name, count in self.missing.items())
@@ -91,7 +92,7 @@ class Leftovers:
         settlement: the settlement of the bus.
         recorded: makes deliveries from records.
         send_off: queues deliveries in their lanes.
-        jobs: told the jobs of each delivery.
+        jobs: gets the jobs of each delivery.
     """
 
     def __init__(
@@ -119,8 +120,8 @@ class Leftovers:
         #: Reasons why some records could not be read.
         self._unread: tuple[str, ...] = ()
         self._named_missing: set[str] = set()
-        #: Time since when code of the user's may be running, in seconds of `monotonic()`; None
-        #: while none is.
+        #: Time since when the user's code may be running, in seconds of `monotonic()`; None while
+        #: no such code runs.
         self.in_user_code_since: float | None = None
 
     def feed(self, routes: Router[Subscription], subscriptions: Sequence[Subscription]) -> None:
@@ -204,7 +205,7 @@ class Leftovers:
             for each in unfinished
             if each.outcomes
         }
-        # Every step that may fail comes before the room is taken.
+        # Each step that may fail comes before the room is taken.
         known = () if about.given_id is None else self._recorded.finished(receipt)
         self._enter(len(rows))
         queued, failed = address(receipt, list(rows), [])
@@ -244,7 +245,7 @@ class Leftovers:
         self.in_user_code_since = monotonic()
 
     def _delay(self, delivery: Delivery, due_at: float) -> bool:
-        """Keep a delivery that was published with a delay until it is due; False for others."""
+        """Keep a delayed delivery until it is due; False for a delivery without a delay."""
         delays = self._settlement.delays
         if delivery.earlier or not delays.keep_time():
             return False
@@ -252,7 +253,7 @@ class Leftovers:
         return True
 
     def _wait(self, delivery: Delivery, wait_s: float) -> bool:
-        """Have a delivery wait for its next attempt, if that is not due; return whether it waits.
+        """Have a delivery wait for its next attempt if that is not due; return whether it waits.
 
         A delivery with a gate does not wait here, since the gate has to see it first.
         """
@@ -302,7 +303,7 @@ class Leftovers:
         return {name: count for name, count in found.items() if name not in there}
 
     def summary(self, subscriptions: Sequence[Subscription]) -> ResumeSummary:
-        """Return the contents of the journal at the start, and their fate so far."""
+        """Return the contents of the journal at the start, and the resumed deliveries so far."""
         found = self._journal.found
         return ResumeSummary(
             unfinished=sum(found.pending.values()),
@@ -314,11 +315,11 @@ class Leftovers:
         )
 
 
-# Dead letters that the command line asks a running bus to run again.
+# Running dead letters again, as the command line asks a running bus to do.
 
 
 class AskedRetries:
-    """Runs dead letters again, by their numbers in the journal, in a thread of the journal's.
+    """Runs dead letters again by their numbers in the journal, in a thread of the journal.
 
     Args:
         dispatcher: the dispatcher of the bus.
@@ -340,14 +341,14 @@ class AskedRetries:
         self._recorded = recorded
 
     def retry(self, numbers: Sequence[int]) -> None:
-        """Run these dead letters again; ones that are gone are skipped."""
+        """Run these dead letters again; letters that no longer exist are skipped."""
         dispatcher = self._dispatcher
         at_hand = {number: letter for letter, number in self._ends.numbers.copy().items()}
         others = [number for number in numbers if number not in at_hand]
         for letter, number in self._recorded.dead_letters(len(others), others) if others else ():
             self._ends.remember(letter, number)
             at_hand[number] = letter
-        # Published as by a handler: it does not wait for room, so that the bus can close meanwhile.
+        # Published as by a handler: this does not wait for room, so the bus can close meanwhile.
         name = "procbus journal retry"
         context = HandlerContext(
             name, 0, None, None, 1, dispatcher.publish, dispatcher, dispatcher.run
