@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """The effect of records on the database: rows, computed before the database is touched.
 
-Most deliveries finish soon after they are published. If both records are in one half of the intake,
-and the delivery need not be kept, there is nothing to write at all.
+Most deliveries finish soon after they are published. If the records of both are in one half of the
+intake, and the delivery need not be kept, the database gets nothing at all.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class Changes:
     handlers: list[tuple[int, str, str]] = field(default_factory=list)
     #: New events by id.
     events: dict[int, PublishedRecord] = field(default_factory=dict)
-    #: Ids from publishers: id and event.
+    #: Ids from publishers: pairs of id and event.
     ids: list[tuple[str, int]] = field(default_factory=list)
     #: New unfinished deliveries, by number.
     pending: dict[int, Pending] = field(default_factory=dict)
@@ -80,24 +80,25 @@ class Changes:
     finished: dict[int, Done] = field(default_factory=dict)
     #: Deliveries that failed for good, new or not, by number.
     dead: dict[int, FailedRecord] = field(default_factory=dict)
-    #: Dead letters in the database that are unfinished again. They become so before all that
-    #: follows here.
+    #: Dead letters in the database that are unfinished again. This change is made before the
+    #: changes in the fields below.
     revived: set[int] = field(default_factory=set)
     #: Dead letters that were cleared: of the database, or of `dead`.
     discarded: dict[int, DiscardedRecord] = field(default_factory=dict)
-    #: New deliveries that are finished and kept: the end, and the attempts before the last.
+    #: New deliveries that are finished and kept: the end, and the number of attempts before the
+    #: last.
     done: dict[int, tuple[Done, int]] = field(default_factory=dict)
     #: Steps of jobs, in order.
     jobs: list[JobRecord] = field(default_factory=list)
     #: Jobs of open deliveries, by number.
     owned: dict[int, tuple[int, ...]] = field(default_factory=dict)
-    #: Ended deliveries of these records: how many of each end, by job.
+    #: Number of deliveries that ended in these records, for each end, by job.
     counts: dict[int, list[int]] = field(default_factory=dict)
     #: Ends of deliveries that the database may have jobs for, by number.
     ends: dict[int, int] = field(default_factory=dict)
     #: Deliveries that were cancelled for good.
     cancelled: set[int] = field(default_factory=set)
-    #: The last tick of each schedule, by its name.
+    #: The last tick of each schedule, by the schedule's name.
     ticks: dict[str, TickRecord] = field(default_factory=dict)
     #: The largest id of an event.
     last_id: int = 0
@@ -106,7 +107,7 @@ class Changes:
 
     @property
     def nothing(self) -> bool:
-        """Whether there is nothing to write, except new ids of events.
+        """Whether there is nothing to write except new ids of events.
 
         Ids are reserved on the disk ahead of time, so they need no write.
         """
@@ -207,11 +208,11 @@ class Changes:
             self.revived.add(number)
         elif number >> SHIFT in self.events:
             self.pending[number] = Pending()
-        else:  # it failed among these records, and is pending in the database
+        else:  # the delivery failed in these records, and is pending in the database
             self.progressed[number] = Pending()
 
     def _count(self, number: int, end: int) -> None:
-        """Count the end of a delivery for its jobs; the first end counts."""
+        """Count the end of a delivery for its jobs; only its first end counts."""
         jobs = self.owned.pop(number, None)
         if jobs is None:
             self.ends.setdefault(number, end)
@@ -242,7 +243,7 @@ class Changes:
             self.done[number] = (done, attempts)
         self._open[event_id] -= 1
         if not self._open[event_id] and not self.keep_all:
-            # With an id from the publisher, the id and the end are kept.
+            # If the publisher gave an id, the id and the end are kept.
             del self.events[event_id], self._open[event_id]
 
     def event_rows(self) -> list[tuple[Any, ...]]:

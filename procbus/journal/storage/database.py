@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """The database of a journal: the one module that knows of SQLite.
 
-One connection belongs to the writer, and each query has one of its own. Each statement carries many
-rows: Python releases the GIL for each step of SQLite, and getting it back from a busy thread may
+One connection belongs to the writer, and each query has its own. Each statement carries many rows:
+Python releases the GIL for each step of SQLite, and getting the GIL back from a busy thread may
 take 5 ms.
 """
 
@@ -56,13 +56,13 @@ class Store:
 
     Args:
         path: path of the file, which exists, though it may be empty.
-        beside: the purpose of opening it beside a bus of another process: "look" or "change".
-            Neither removes files that the bus writes to, even if SQLite's locks on them are lost,
-            as when the bus's script has copied the file. "look" does not even write to the memory
-            that they share.
+        beside: the purpose of opening the database while a bus of another process uses it: "look"
+            or "change". Neither removes files that the bus writes to, even if SQLite's locks on
+            these files are lost, as when the bus's script has copied the file. "look" does not even
+            write to the memory that the two processes share.
 
     Raises:
-        JournalError: it is no journal, or it is damaged.
+        JournalError: the file is no journal, or is damaged.
     """
 
     def __init__(self, path: str, *, beside: Beside | None = None) -> None:
@@ -88,7 +88,7 @@ class Store:
         except BaseException:
             self.close()
             raise
-        #: Files that must stay in place, as device and inode; None for a missing file.
+        #: Files that must stay in place, each as device and inode; None for a missing file.
         names = (path, path + "-wal", path + "-intake")
         self._there = {name: _place(name) for name in names}
 
@@ -148,7 +148,8 @@ class Store:
         if not write:
             return
         do("PRAGMA journal_mode = WAL")
-        # Moved records have to be on the disk before their half of the intake is used again.
+        # Records moved to the database have to be on the disk before their half of the intake is
+        # used again.
         do("PRAGMA synchronous = FULL")
         do(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES}")
         if version < VERSION:
@@ -178,7 +179,7 @@ class Store:
         finally:
             if reader is not None:
                 self._readers.append(reader)
-            if self._closed:  # meanwhile, and `close` did not see this connection
+            if self._closed:  # closed meanwhile, and `close` did not see this connection
                 self._close_readers()
 
     def _free_reader(self) -> sqlite3.Connection:
@@ -307,7 +308,7 @@ class Store:
     def _keep(
         self, finished_at: float, form: int, data: bytes | None, numbers: list[int], keep_all: bool
     ) -> None:
-        """Keep finished deliveries: all, or only the ones whose event has a given id."""
+        """Keep finished deliveries: all of them, or only the ones whose event has a given id."""
         self._writing.execute(
             "INSERT OR REPLACE INTO done SELECT number, 1, attempts + 1, ?, ?, ? FROM pending "
             "WHERE number IN (SELECT value FROM json_each(?)) AND (? OR EXISTS "
@@ -377,10 +378,10 @@ class Store:
                 do(sql)
 
     def reserve_ids(self, upto: int, *, in_use: str) -> None:
-        """Note that ids up to this one may be given, and which bus has an intake, if one has.
+        """Note that ids up to this one may be given, and which bus has an intake, if there is one.
 
         Raises:
-            JournalError: it was not written.
+            JournalError: nothing was noted.
         """
         with self._transaction() as do:
             do(
@@ -394,7 +395,7 @@ class Store:
             do("INSERT OR IGNORE INTO asked SELECT value FROM json_each(?)", (_numbers(numbers),))
 
     def forget_asked(self, numbers: Iterable[int]) -> None:
-        """Remove requests, because they are being carried out."""
+        """Remove requests for dead letters, because they are being carried out."""
         with self._transaction() as do:
             do(
                 "DELETE FROM asked WHERE number IN (SELECT value FROM json_each(?))",
@@ -454,7 +455,7 @@ class Store:
             raise trouble(self.path, error) from error
 
     def close(self) -> None:
-        """Close all connections; the last close of all leaves one file."""
+        """Close all connections. When the last connection is closed, one file is left."""
         self._closed = True
         self._writing.close()
         self._close_readers()
@@ -479,7 +480,7 @@ class Image:
         data: the bytes of the file; None for a new database with the tables of a journal.
 
     Raises:
-        JournalError: the bytes are no sound database; so do the methods.
+        JournalError: the bytes are no sound database. The methods raise it too.
     """
 
     def __init__(self, data: bytes | None = None) -> None:
@@ -489,7 +490,8 @@ class Image:
             self.run(f"PRAGMA application_id = {APPLICATION_ID}")
             self.run(f"PRAGMA user_version = {VERSION}")
             return
-        # A database in memory has no write-ahead log: these bytes say which kind of log it has.
+        # A database in memory has no write-ahead log. These bytes say which kind of log the file
+        # has.
         with self._in_words():
             self._connection.deserialize(data[:18] + b"\1\1" + data[20:])
 
@@ -508,7 +510,7 @@ class Image:
 
     @staticmethod
     def size_of(data: bytes) -> int:
-        """The size of a file in bytes, as its head has it."""
+        """The size of a file in bytes, as its head tells it."""
         return _size_in(data)
 
     def newer_version(self) -> int | None:
@@ -553,7 +555,7 @@ class Image:
 
 
 def _size_in(head: bytes) -> int:
-    """The size of a database in bytes, as the first bytes of its file have it."""
+    """The size of a database in bytes, as the first bytes of its file tell it."""
     page_size = int.from_bytes(head[16:18], "big")
     page_size = 1 << 16 if page_size == 1 else page_size
     return page_size * int.from_bytes(head[28:32], "big")

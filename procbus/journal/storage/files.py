@@ -27,7 +27,8 @@ NETWORK = frozenset(
 
 #: Suffixes of the files that SQLite and the intake put beside the database.
 SUFFIXES = ("", "-wal", "-shm", "-journal", "-intake")
-#: Files that SQLite would make, or read if they exist. In a shared directory we make them first.
+#: Files that SQLite would make, or read if they exist. In a shared directory procbus makes them
+#: first, so that no other user can.
 _OF_SQLITE = ("-wal", "-shm", "-journal")
 
 _OTHERS = stat.S_IWGRP | stat.S_IWOTH
@@ -40,7 +41,7 @@ def place(path: str) -> str:
         The path without symbolic links.
 
     Raises:
-        JournalError: it may not lie here; the message says where else.
+        JournalError: the journal may not lie here; the message says where it may lie.
     """
     real = os.path.realpath(path)
     refuse_network(real)
@@ -56,15 +57,15 @@ def place(path: str) -> str:
 def prepare_files(real: str) -> None:
     """Make the file of a journal if it is missing. Only the owner of the lock may do this.
 
-    Opening and closing the file another time would end SQLite's locks on it.
+    Do not open and close the file again: closing it would end SQLite's locks on the file.
 
     Raises:
         JournalError: the file cannot be made, or other users may have written it.
     """
     check_files(real)
     try:
-        # We make it, and not SQLite, so that no other user can read or write it from the first
-        # moment.
+        # procbus makes the file, and not SQLite, so that no other user can ever read or write it,
+        # not even in the first moment.
         _make(real)
         for suffix in _OF_SQLITE if is_shared(os.path.dirname(real)) else ():
             _make(real + suffix)
@@ -76,7 +77,7 @@ def prepare_files(real: str) -> None:
 def guard_rollback(real: str) -> None:
     """Place an empty rollback journal if other users could place one, which SQLite would apply.
 
-    SQLite ignores an empty one, and removes it when it has made its own.
+    SQLite ignores an empty rollback journal, and removes it once SQLite has made its own.
 
     Raises:
         JournalError: another user has placed one.
@@ -100,7 +101,7 @@ def tidy(real: str) -> None:
 
 
 def _make(name: str) -> None:
-    """Make a missing file, and refuse a file of another user, who may replace it later.
+    """Make a missing file. Refuse a file of another user, because that user may replace it later.
 
     The open file is checked, not the name: a moment later the name may refer to another file.
     """
@@ -177,7 +178,8 @@ def is_shared(directory: str) -> bool:
 def _is_private_group(status: os.stat_result) -> bool:
     """Whether only the group may write, and the group has a single user: the owner, or root.
 
-    Many systems give each user a group of the same name, and make new files writable for it.
+    Many systems give each user a group of the same name, and make new files writable for that
+    group.
     """
     if status.st_mode & stat.S_IWOTH:
         return False
@@ -270,7 +272,7 @@ def trouble(path: str, error: Exception) -> JournalError:
     """
     name = str(getattr(error, "sqlite_errorname", ""))
     if name.startswith("SQLITE_IOERR") and _is_full(path):
-        name = f"SQLITE_FULL, {name}"  # for a mapped file SQLite cannot tell the two apart
+        name = f"SQLITE_FULL, {name}"  # for a mapped file SQLite cannot tell this from a full disk
     advice = next((text for key, text in _ADVICE.items() if name.startswith(key)), "")
     if not advice:
         return JournalError(f"the journal {path} cannot be used: {type(error).__name__}: {error}")

@@ -8,9 +8,10 @@ read again, and no event can contain bytes that pass for a frame. Beside the hea
 how far it is written.
 
 A frame that is not whole may have been half written when its owner died. Its publisher was never
-told that the event is accepted, so nothing is lost. It is a loss in three cases: if whole frames
-follow it; if the half records that it was written further; or if the marker is there, because the
-marker is copied last. Such a loss is reported as a `Gap`, never silently skipped.
+told that the event is accepted, so nothing is lost. An incomplete frame is a loss in three cases:
+if whole frames follow it; if the half records that it was written further; or if the frame's marker
+is there, because the marker is copied last. Such a loss is reported as a `Gap`, never silently
+skipped.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from typing import NamedTuple
 
 #: Head of each frame: the marker, the length, and the checksum.
 FRAME = struct.Struct("<8sII")
-#: The same without the marker.
+#: The head of a frame without the marker.
 _LENGTH_AND_SUM = struct.Struct("<8xII")
 #: Head of each half, and its copy at the end: magic bytes, generation, the base of the generation,
 #: size, marker, and a checksum of all these.
@@ -45,8 +46,9 @@ class Head(NamedTuple):
     """The head of a half."""
 
     generation: int
-    #: The last generation that the database had noted when this one began. The generations between
-    #: had nothing to move, except the one just before this, which is in the other half.
+    #: The last generation that the database had noted when this generation began. The generations
+    #: between the two had nothing to move, except the generation just before this one, which is in
+    #: the other half.
     base: int
     half: int
     marker: bytes
@@ -58,14 +60,14 @@ class Head(NamedTuple):
 
     @property
     def seed(self) -> int:
-        """The start value of its frames' checksums."""
+        """The start value of the checksums of this half's frames."""
         return zlib.crc32(self.marker)
 
 
 class Gap(NamedTuple):
     """A place where records are lost."""
 
-    #: Number of frames before it.
+    #: Number of frames before the gap.
     frames: int
     #: Offset in the file, and size in bytes.
     at: int
@@ -93,7 +95,7 @@ def left_in(fd: int, *, live: bool = False) -> list[Half]:
     """
     size = os.fstat(fd).st_size
     if size < START:
-        return []  # its owner died before its first write
+        return []  # the intake's owner died before its first write
     with mmap.mmap(fd, size, prot=mmap.PROT_READ) as data:
         half = _size_of_halves(data)
         if half is None:
@@ -144,7 +146,8 @@ def half_in(
         start: offset of the half.
         size: size of the half.
         live: whether a bus is writing to it.
-        written: offset up to which it was written, if known: frames behind it are not looked for.
+        written: offset up to which the half was written, if known. Frames behind this offset are
+            not looked for.
     """
     head = _head_at(data, start) or _head_at(data, start + size - TAIL)
     if head is None:

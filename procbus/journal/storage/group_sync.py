@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Group commit: one write to the disk for all threads that wait for one."""
+"""Group commit: one write to the disk serves all threads that wait for a write."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ _MOST_PATIENCE_S = 0.002
 class GroupSync:
     """Makes records in the intake survive a loss of power. Thread-safe.
 
-    One of the waiting threads flushes for all threads that wait by then; the others wait for its
-    flush. The lock `_lock` guards all fields. It is not held during a flush.
+    One of the waiting threads flushes for all threads that wait by then. The other threads wait for
+    this flush. The lock `_lock` guards all fields. It is not held during a flush.
 
     Threads that a flush released return a moment later, with their next event. If the next flush
-    began at once, it would serve the first of them, and the others would wait for a further flush.
-    So it first waits until as many threads have gathered as the last one served, for at most a part
-    of the flush's own duration. (PostgreSQL has the same in `commit_delay` and `commit_siblings`.)
-    A lone publisher never waits.
+    began at once, it would serve only the first of these threads, and the others would wait for a
+    further flush. So the next flush first waits until as many threads have gathered as the last
+    flush served. It waits for at most a part of a flush's duration. (PostgreSQL has the same in
+    `commit_delay` and `commit_siblings`.) A lone publisher never waits.
     """
 
     def __init__(self, intake: Intake, path: str) -> None:
@@ -37,10 +37,10 @@ class GroupSync:
         #: Notified when as many threads wait as the last flush served.
         self._gathered = threading.Condition(self._lock)
         self._flushing = False
-        #: Number of frames on the disk; it only grows.
+        #: Number of frames on the disk. This number only grows.
         self._synced = 0
-        #: Number of threads that wait for a flush not yet begun, and number that the last flush
-        #: served.
+        #: Number of threads that wait for a flush not yet begun, and number of threads that the
+        #: last flush served.
         self._waiting = 0
         self._served = 1
         self._flush_s = 0.0
@@ -50,7 +50,7 @@ class GroupSync:
     def wait(self) -> None:
         """Return when everything written before the call is on the disk.
 
-        Code that interrupts procbus must not wait for another thread. It flushes for itself.
+        Code that interrupts procbus must not wait for another thread, so it flushes for itself.
 
         Raises:
             JournalError: the disk failed.
@@ -104,7 +104,7 @@ class GroupSync:
                     lambda: self._waiting >= self._served,
                     min(_MOST_PATIENCE_S, _PATIENCE * self._flush_s),
                 )
-                # A thread that waits has written before.
+                # Each waiting thread wrote its frame before it began to wait.
                 upto, served = self._intake.frames_written, self._waiting
             began = monotonic()
             self._flush()

@@ -26,7 +26,7 @@ class Ids:
         self.claimed = 0
 
     def get(self, given_id: str) -> Receipt | None:
-        """Return the receipt of an id, if it is in memory."""
+        """Return the receipt of an id, if that receipt is in memory."""
         return self._receipts.get(given_id)
 
     def id_of(self, event_id: int) -> str | None:
@@ -34,7 +34,7 @@ class Ids:
         return self._given.get(event_id)
 
     def claim(self, given_id: str, receipt: Receipt) -> Receipt:
-        """Let a receipt have an id; return the receipt that has it, which may be an earlier one."""
+        """Let a receipt have an id; return the receipt that has the id, perhaps an earlier one."""
         with self._lock:
             self.claimed += 1  # before the claim: see `BusJournal.accept_once`
         holder = self._receipts.setdefault(given_id, receipt)
@@ -55,7 +55,7 @@ class Ids:
             self._given[receipt.id] = given_id
 
     def settled(self) -> list[tuple[str, Receipt]]:
-        """Return the ids whose deliveries are settled, and so recorded in the intake."""
+        """Return the ids whose deliveries are settled, so that the intake has their ends."""
         return [each for each in self._receipts.copy().items() if each[1].done]
 
     def forget(self, settled: Iterable[tuple[str, Receipt]]) -> None:

@@ -2,8 +2,9 @@
 """The intake: the file that a record is written to before the bus acts on it.
 
 It lies beside the database, has a fixed size, and is mapped into memory. Writing a record means
-copying it there: no system call, no other thread to wake, and the GIL is not released. A record in
-the mapping belongs to the kernel, and outlives this process, however the process ends.
+copying it into the mapping: no system call is made, no other thread is woken, and the GIL is not
+released. A record in the mapping belongs to the kernel, and outlives this process, however the
+process ends.
 
 The file has two halves. Records are written to one half, while the journal's writer moves the
 records of the other into the database. Each use of a half has a number, its generation. A half is
@@ -41,9 +42,10 @@ class Intake:
 
     Args:
         fd: descriptor of the file, open for reading and writing; the caller closes it.
-        generation: generation of the first use, larger than any that the database has seen.
+        generation: generation of the first use, larger than any generation that the database has
+            seen.
         half: size of each half, in bytes.
-        wake: called when there are records to move, once until the writer has begun.
+        wake: called when there are records to move; not called again until the writer has begun.
 
     Raises:
         OSError: there is no room on the disk.
@@ -58,8 +60,8 @@ class Intake:
         self.most = half // 4
         _allocate(fd, 2 * half)
         self._map = mmap.mmap(fd, 2 * half)
-        #: The mapping as numbers, and the index of the number that records how far the half is
-        #: written.
+        #: The mapping as an array of numbers, and the index of the number that records how far the
+        #: half is written.
         self._numbers = memoryview(self._map).cast("Q")
         self._upto = 0
         self.lock = Lock()
@@ -71,7 +73,7 @@ class Intake:
         self.generation = generation
         #: Last generation that the database has noted. Set by the writer.
         self.noted = generation - 1
-        #: Returns the records with which each use of a half begins, so that it can be read by
+        #: Returns the records with which each use of a half begins, so that the half can be read by
         #: itself.
         self.restate: Callable[[], bytes] = bytes
         #: Number of frames begun, and of frames written; both only grow. The difference is the
@@ -81,10 +83,11 @@ class Intake:
         #: The reason why nothing can be written any more; None while all is well.
         self.broken: Exception | None = None
         self._closed = False
-        #: Records that a thread could not write, because it was tangled up; in order. They come
-        #: before all others.
+        #: Records that a thread could not write, because it was tangled up; in order. They are
+        #: written before all other records.
         self._left: deque[bytes] = deque()
-        #: The half that is being moved into the database, None for none; and its end.
+        #: The half that is being moved into the database, None if none is; and the end of that
+        #: half.
         self._moving: int | None = None
         self._moving_upto = 0
         #: The half in use for writing, the offset of its next frame, and its end.
@@ -98,7 +101,7 @@ class Intake:
 
     @property
     def written(self) -> int:
-        """Size of the records in the half in use, in bytes, without the restated ones."""
+        """Size of the records in the half in use, in bytes, without the restated records."""
         return self._at - self._first
 
     @property
@@ -109,8 +112,8 @@ class Intake:
     def append(self, records: bytes) -> int:
         """Write records that belong together, as one frame; wait while both halves are full.
 
-        If the thread interrupted procbus itself and cannot write now, another thread does so a
-        moment later, and before any further record.
+        If the thread interrupted procbus itself and cannot write now, another thread writes the
+        records a moment later, before any further record.
 
         Returns:
             The generation of the half that they are in.
@@ -119,7 +122,7 @@ class Intake:
             Exception: `broken`, once the writer has given up.
         """
         size = len(records)
-        if not size:  # it would be read as the end of the half
+        if not size:  # an empty frame would be read as the end of the half
             raise ValueError("a frame without records")
         if not self._try_lock(False):
             try:
@@ -232,7 +235,7 @@ class Intake:
             self._room.notify_all()
 
     def fail(self, error: Exception | None) -> None:
-        """Have waiting threads raise, because the writer cannot go on. None: it can again."""
+        """Have waiting threads raise, because the writer cannot go on; None if it can again."""
         with self.lock:
             self.broken = error
             self._room.notify_all()
@@ -282,7 +285,7 @@ class Intake:
 
 
 def _allocate(fd: int, size: int) -> None:
-    """Give the file its blocks: writing to a mapping on a full disk would kill the process."""
+    """Give the file its blocks, because writing to a mapping on a full disk kills the process."""
     os.ftruncate(fd, size)
     if hasattr(os, "posix_fallocate"):
         os.posix_fallocate(fd, 0, size)

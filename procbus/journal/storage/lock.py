@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The lock of a journal: one living bus at a time, and the lock of a dead owner is free.
+"""The lock of a journal: one living bus has it at a time, and the death of its owner frees it.
 
 It is a kernel lock on the intake, by `flock`. Such a lock belongs to one opening of the file, and
 ends with the process, however that ends. A script that opens and closes the intake, to copy it for
@@ -20,10 +20,10 @@ from procbus.core.errors import JournalError
 from procbus.journal.storage.files import cannot_write
 from procbus.system.files import check_ours
 
-#: Guards `_held`. It is held over a fork, so that the child knows all locks. It can be taken again,
-#: because a signal handler may fork in the thread that holds it.
+#: Guards `_held`. This lock is held over a fork, so that the child knows all locks. A thread can
+#: take it again, because a signal handler may fork in the thread that holds it.
 _lock = threading.RLock()
-#: Descriptors that hold locks, or are about to.
+#: Descriptors that hold locks, or are about to hold one.
 _held: set[int] = set()
 
 #: Offset and format of the pid in the file. The intake leaves these bytes alone.
@@ -47,18 +47,19 @@ class JournalLock:
     """The lock of the journal at `path`; `fd` is the intake, open, and may be mapped.
 
     Raises:
-        JournalTaken: another bus has it; the message gives its pid.
-        JournalError: it cannot be locked, or belongs to another user.
+        JournalTaken: another bus has the journal; the message gives the pid of that bus.
+        JournalError: the journal cannot be locked, or belongs to another user.
     """
 
     def __init__(self, path: str) -> None:
         self.path = path
         self.name = path + "-intake"
-        # Two openings: a mapping keeps its own one alive, even in a forked child.
+        # The file is opened twice, because a mapping keeps its own opening alive, even in a forked
+        # child.
         self._opening, self.fd = self._open()
         #: Whether the intake was created just now.
         self.fresh = os.fstat(self.fd).st_size <= PID_AT + _PID.size
-        with contextlib.suppress(OSError):  # a full disk; the pid is only for people
+        with contextlib.suppress(OSError):  # the disk is full; the pid is only for people
             os.pwrite(self.fd, _PID.pack(os.getpid()), PID_AT)
 
     def _open(self) -> tuple[int, int]:
@@ -67,7 +68,7 @@ class JournalLock:
             try:
                 fd = os.open(self.name, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
             except OSError:
-                _close(opening)  # its last owner removed the file at this moment
+                _close(opening)  # the last owner removed the file at this moment
                 continue
             if os.path.sameopenfile(opening, fd):
                 return opening, fd
@@ -118,7 +119,7 @@ class JournalLock:
 
 
 def _is_opened_here_too(opening: int) -> bool:
-    """Whether another bus of this process has that file open, or is about to."""
+    """Whether another bus of this process has this file open, or is about to open it."""
     with _lock:
         return any(each != opening and os.path.sameopenfile(each, opening) for each in _held)
 

@@ -33,7 +33,7 @@ class HandlerNames:
         for number, kind, name in known:
             self._named[number] = name, "cpu" if kind == "cpu" else "io"
             self.numbers[name] = number
-        #: Numbers by name, from the moment that each is given.
+        #: Numbers by name, from the moment that the number is given.
         self._given = dict(self.numbers)
         self._next = itertools.count(max(self._named, default=0) + 1).__next__
 
@@ -64,7 +64,7 @@ class HandlerNames:
         return number
 
     def restated(self) -> bytes:
-        """Lay out the records of all names again."""
+        """Make the records of all names again, for a new use of a half of the intake."""
         named = list(self._named.items())
         return b"".join(pack_handler(number, kind, name) for number, (name, kind) in named)
 

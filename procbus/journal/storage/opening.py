@@ -22,7 +22,7 @@ from procbus.journal.storage.records import PublishedRecord, records_in
 
 # Moving a dead bus's intake into the database, and reporting losses.
 
-#: Prefix of the user name of a bus whose last records a loss of power may cost.
+#: Prefix of the user name of a bus whose last records may be lost with the power.
 _PROCESS = "process "
 #: Errors of reading a frame that is whole but holds no records.
 _BAD = (ValueError, struct.error, IndexError)
@@ -114,7 +114,7 @@ def recover(
 
 
 def user(*, power: bool) -> str:
-    """Name the user of a journal, for the next bus, and the loss of records it risks."""
+    """Name the user of a journal for the next bus, and tell whether it risks a loss of records."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:  # macOS
@@ -136,7 +136,7 @@ def _changes_of(half: Half, name: str, lost: list[str], *, keep_all: bool) -> Ch
     changes = Changes(keep_all)
     try:
         changes.add_frames(half.frames)
-    except _BAD:  # some whole frames make no sense: leave only these out
+    except _BAD:  # some whole frames make no sense: only these are left out
         good = [frame for frame in half.frames if _makes_sense(frame)]
         lost.append(
             f"{name} has {len(half.frames) - len(good)} records that this procbus cannot read: "
@@ -225,10 +225,10 @@ def what_is_in(store: Store, queries: Queries) -> Found:
 
 
 def identify(store: Store, queries: Queries, codec: CodecName, *, keep_all: bool) -> str:
-    """Return the id of a journal, which its first bus gives it.
+    """Return the id of a journal. The first bus of a journal gives the journal its id.
 
     Raises:
-        JournalError: it was begun with another codec, or cannot be written.
+        JournalError: the journal was begun with another codec, or cannot be written.
     """
     journal_id: str = queries.meta("id", None) or secrets.token_hex(4)
     known: str = queries.meta("codec", codec)
@@ -243,23 +243,23 @@ def identify(store: Store, queries: Queries, codec: CodecName, *, keep_all: bool
     return journal_id
 
 
-# Ids of events are never given twice, however much was lost.
+# Reserving ids, so that no id of an event is given twice, even after a loss.
 
 #: Number of ids reserved at a time: far more than are given between two moves into the database.
 RESERVED = 1_000_000
 
 
 class Reservation:
-    """The ids that may be given, noted on the disk ahead of time. Not thread-safe.
+    """The ids that may be given, written to the disk ahead of time. Not thread-safe.
 
-    With durability="process" a loss of power may cost the last events, but not the notes that
-    handlers wrote elsewhere under their ids. A new event with such an id would seem to be done
-    already.
+    With durability="process" a loss of power may cost the last events. But notes that handlers
+    wrote elsewhere under the ids of these events may survive. A new event with such an id would
+    seem to be done already.
 
     Args:
         store: the database.
         before: largest id that earlier runs may have given.
-        user: the name from `user`; the next bus finds it if this one does not end properly.
+        user: the name from `user`; the next bus finds this name if this bus does not end properly.
         number: number of ids reserved at a time.
 
     Raises:

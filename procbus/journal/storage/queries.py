@@ -27,7 +27,7 @@ class Unfinished(NamedTuple):
     given_id: str | None
     form: int
     data: bytes
-    #: Numbers of the jobs that the delivery belongs to, parted by spaces; None for no job.
+    #: Numbers of the jobs that the delivery belongs to, separated by spaces; None for no job.
     jobs: str | None
 
 
@@ -52,7 +52,7 @@ class JobRow(NamedTuple):
     number: int
     id: str
     name: str
-    #: Numbers of the jobs that it belongs to, parted by spaces, inner ones first.
+    #: Numbers of the outer jobs that this job belongs to, separated by spaces, inner ones first.
     inside: str
     left_block: bool
     done_at: float | None
@@ -75,7 +75,7 @@ class Queries:
         return rows[0][0] if rows else default
 
     def handlers(self) -> list[tuple[int, str, str]]:
-        """Number, kind and name of each handler that has one."""
+        """Number, kind and name of each handler that has a number."""
         return self._rows("SELECT number, kind, name FROM handlers")
 
     def last_id(self) -> int:
@@ -140,7 +140,8 @@ class Queries:
     def seen(self, given_id: str) -> SeenEvent | None:
         """The event that was published with an id, and the states of its deliveries.
 
-        One query finds finished deliveries, which are nearly all when a script is started again.
+        One query finds finished deliveries, because nearly all are finished when a script is
+        started again.
         """
         rows = self._rows(
             "SELECT event_id, number, succeeded, attempts, form, data, "
@@ -161,7 +162,7 @@ class Queries:
         ]
 
     def seen_and_finished(self, given_ids: Sequence[str]) -> dict[str, SeenEvent]:
-        """Like `seen` for many ids, if their events are finished: in a quarter of the time.
+        """Like `seen`, for many ids whose events are finished: it takes a quarter of the time.
 
         An event without any delivery is not found here.
         """
@@ -225,7 +226,7 @@ class Queries:
     def schedules(self) -> list[tuple[str, str, float]]:
         """Name, times and last tick of each schedule."""
         if not self._rows("SELECT 1 FROM sqlite_schema WHERE name = 'schedules'"):
-            return []  # a look beside a bus of an older procbus
+            return []  # the journal is in use by a bus of an older procbus
         return self._rows("SELECT name, spec, last_at FROM schedules ORDER BY name")
 
     def asked(self) -> list[int]:

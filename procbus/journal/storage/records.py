@@ -19,7 +19,7 @@ MOST_HANDLERS = (1 << SHIFT) - 1
 
 
 class RecordKind:
-    """First byte of a record. Plain integers, because looking up an enum member costs 60 ns."""
+    """The first byte of a record. Plain integers, because looking up an enum member costs 60 ns."""
 
     HANDLER = 1
     PUBLISHED = 2
@@ -41,7 +41,7 @@ _HEAD = struct.Struct("<BI")
 #: topic, the type and the given id. Then follow the handlers' numbers, those three texts, and the
 #: data.
 _PUBLISHED = struct.Struct("<BIqqdBHIII")
-#: The same up to the number of the first handler, which comes next.
+#: The same fields, and the number of the first handler, which follows them.
 _SOLE = struct.Struct("<BIqqdBHIIIH")
 #: Fields that show whether it has a single delivery, and which: length, event, number of handlers,
 #: length of the given id, number of the first handler.
@@ -89,7 +89,7 @@ _REST_OF_SOLE = _REST_OF[_SOLE]
 _SIZE_OF_SOLE = _SOLE.size
 _REST_OF_SUCCEEDED = _REST_OF[_SUCCEEDED]
 _SIZE_OF_HEAD = _HEAD.size
-#: Stands in place of a length if there is no text.
+#: Value of a length field if there is no text.
 _NONE = 0xFFFF_FFFF
 
 _SMALL_KINDS = {"io": 0, "cpu": 1}
@@ -112,7 +112,7 @@ class PublishedRecord(NamedTuple):
 
 
 class RetryRecord(NamedTuple):
-    """An attempt failed, and another follows; or the first one is delayed, after 0 attempts."""
+    """An attempt failed, and another follows; with 0 attempts, the first attempt is delayed."""
 
     number: int
     attempts: int
@@ -168,7 +168,7 @@ class HandlerRecord(NamedTuple):
 
 
 class CancelledRecord(NamedTuple):
-    """A delivery was cancelled for good: the records of that follow."""
+    """A delivery was cancelled for good. The records that end the delivery follow this one."""
 
     number: int
 
@@ -194,7 +194,7 @@ class JobRecord(NamedTuple):
     job: int
     step: int
     at: float
-    #: Numbers of the jobs that it belongs to, inner ones first.
+    #: Numbers of the outer jobs that this job belongs to, inner ones first.
     above: tuple[int, ...]
     id: str
     name: str
@@ -204,9 +204,9 @@ class TickRecord(NamedTuple):
     """A schedule had a tick, or began."""
 
     name: str
-    #: Its times, as text.
+    #: The times of the schedule, as text.
     spec: str
-    #: 0 once the schedule was cancelled.
+    #: Time of the tick; 0 once the schedule was cancelled.
     at: float
 
 

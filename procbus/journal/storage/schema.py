@@ -7,8 +7,8 @@ from __future__ import annotations
 APPLICATION_ID = 0x70626A6C
 VERSION = 2
 
-#: One SQL script for each version, which updates from the version before.
-#: A delivery's number combines its event's and its handler's: see `records`. An event stays in
+#: One SQL script for each version, which updates the tables from the version before. A delivery's
+#: number combines the numbers of its event and its handler: see `records`. An event stays in
 #: `events` while one of its deliveries is pending or dead, or for as long as `keep` says.
 MIGRATIONS = (
     """

@@ -21,14 +21,15 @@ from procbus.journal.storage.ids import Ids
 from procbus.journal.storage.intake import HALF, Intake
 from procbus.journal.storage.opening import sentence_on_gap
 
-#: Interval for which the writer lets records gather, in seconds; because most deliveries are
-#: finished by then, and need not be written to the database at all.
+#: Interval in which the writer lets records gather, in seconds; because most deliveries are
+#: finished after it, and need not be written to the database at all.
 GATHER_S = 0.5
-#: Threshold of records in the half above which it does not wait that long, in bytes.
+#: Threshold of the size of records in the half above which the writer does not wait that long, in
+#: bytes.
 _FULL_ENOUGH = HALF // 2
 #: Interval between two looks at that size, in seconds.
 WRITER_LOOK_S = 0.05
-#: Interval before it tries a failed move again, or looks for requests, in seconds.
+#: Interval before the writer tries a failed move again, or looks for requests, in seconds.
 AGAIN_S = 1.0
 
 
@@ -74,10 +75,10 @@ class Writer:
         self._starting = Lock()
         self._thread: threading.Thread | None = None
         self._closing = False
-        #: A half whose move failed, to be tried again.
+        #: A half whose move failed. The writer will try to move it again.
         self._unmoved: int | None = None
-        #: Numbers of handlers that the database has. The journal adds the ones from earlier runs,
-        #: before the first record.
+        #: Numbers of handlers that the database has. Before the first record, the journal adds the
+        #: numbers from earlier runs.
         self.named: set[int] = set()
         #: Last generation that the database has noted.
         self._noted = 0
@@ -115,7 +116,7 @@ class Writer:
         """Have records written to the database, behind all records of the intake; wait for it.
 
         Raises:
-            JournalError: they were not written.
+            JournalError: the records were not written.
         """
         if holding():  # the writer may need the lock that this thread has
             raise JournalError(
@@ -225,7 +226,7 @@ class Writer:
             self._store.write(changes, {"generation": generation})
             self._noted = generation
             self.named.update(number for number, _, _ in changes.handlers)
-        self._store.check_there()  # otherwise it may have gone to a removed file
+        self._store.check_there()  # otherwise the move may have gone to a removed file
         self._unmoved = None
         self.last_id = max(self.last_id, changes.last_id)
         self.intake.release(max(self._noted, self.intake.noted))
