@@ -358,11 +358,11 @@ def subscribe(topic: Any = None, **options: Unpack[HandlerOptions]) -> Any:
             each retry, with the last repeated; or a function of (attempt, outcome) that returns
             seconds. `attempt` is the number of the failed attempt, from 1. `subscribe` calls the
             function at once with an outcome of each kind of failure, to check it. None means a
-            random wait: at most 0.5 s at first, and at most 60 s later. No wait is longer than a
-            day; none holds a worker.
-        retry_on: an exception class, or several: only these errors are retried. HandlerTimeout,
-            WorkerDied and MemoryLimitExceeded count as errors here. An event or result that cannot
-            be serialized (SerializationError) is never retried.
+            random wait, whose maximum grows from 0.5 s to 60 s. No wait is longer than a day; none
+            holds a worker.
+        retry_on: an exception class, or several: only an error that is an instance of one is
+            retried. HandlerTimeout, WorkerDied and MemoryLimitExceeded count as errors here. An
+            event or result that cannot be serialized (SerializationError) is never retried.
         max_crashes: maximum number of retries of a delivery that killed its worker, by ending the
             process or by going over max_memory, within `retries`. cpu handlers only.
         max_memory: maximum memory of the worker while the handler runs: bytes, or a string such as
