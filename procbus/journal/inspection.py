@@ -4,7 +4,7 @@
 If a bus has the journal, the visitor reads the database while the bus uses it. The records of the
 last second may be missing there. A request to run a dead letter again goes to that bus. If no bus
 has the journal, the visitor takes the journal's lock for the duration of the visit, and first moves
-the intake of a dead bus into the database. No event is unpickled unless the user asks for it.
+the intake of a dead bus into the database. Nothing is unpickled unless the user asks for it.
 """
 
 from __future__ import annotations

@@ -51,9 +51,9 @@ class ResumeSummary:
 
     Attributes:
         unfinished: number of unfinished deliveries of earlier runs.
-        resumed: number of these deliveries that were fed to each handler so far, by its name.
-        missing: number of these deliveries that are kept because their handler is not subscribed,
-            by its name.
+        resumed: number of unfinished deliveries that were fed to each handler so far, by its name.
+        missing: number of unfinished deliveries that are kept because their handler is not
+            subscribed, by its name.
         unreadable: number of events that could not be loaded; the journal keeps them.
         dead_letters: number of dead letters of earlier runs.
         lost: losses of the journal, in a sentence each: its files are damaged, were removed, or do

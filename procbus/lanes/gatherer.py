@@ -3,8 +3,8 @@
 
 To the bus a gatherer is the lane of the handler's deliveries. To the lane each call is one
 delivery: a `Ticket`. So a call has everything that a delivery has: a worker, a time limit, a memory
-    limit, an outcome. From the outcome of the call the gatherer makes an outcome for the delivery
-    of each event.
+limit, an outcome. From the outcome of the call the gatherer makes an outcome for the delivery of
+each event.
 """
 
 from __future__ import annotations

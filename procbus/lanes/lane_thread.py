@@ -13,8 +13,8 @@ from procbus.core.own_thread import OwnThread
 class LaneThread(OwnThread):
     """A thread that its lane lists before it starts it.
 
-    A thread that closes the lane meanwhile finds this thread listed. It waits for the start of this
-    thread, and then for its end.
+    So a thread that closes the lane in between finds this thread in the list. It waits for the
+    start of this thread, and then for its end.
     """
 
     def __init__(self, name: str, target: Callable[[], object] | None = None) -> None:

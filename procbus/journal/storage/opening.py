@@ -22,7 +22,7 @@ from procbus.journal.storage.records import PublishedRecord, records_in
 
 # Moving a dead bus's intake into the database, and reporting losses.
 
-#: Prefix of the user name of a bus whose last records may be lost with the power.
+#: Prefix of the user name of a bus whose last records do not survive a loss of power.
 _PROCESS = "process "
 #: Errors of reading a frame that is whole but holds no records.
 _BAD = (ValueError, struct.error, IndexError)
