@@ -37,7 +37,7 @@ def back_up(source: Store, left: Sequence[Half], dest: str) -> None:
     for suffix in SUFFIXES:
         if os.path.lexists(real + suffix):
             raise JournalError(
-                f"{real + suffix} is there already: name a file that is not, or remove that"
+                f"{real + suffix} is there already: name another file, or remove this one"
             )
     part = f"{real}.{secrets.token_hex(4)}.part"
     try:

@@ -184,7 +184,7 @@ def _rows_of(name: str, data: bytes) -> list[tuple[Any, ...]]:
     if (size := Image.size_of(data)) != len(data):
         raise ProcbusError(
             f"{name} is {'truncated' if len(data) < size else 'corrupt'}: it has {len(data):,} "
-            f"bytes in place of {size:,}. Nothing was loaded; take a copy that is whole"
+            f"bytes in place of {size:,}. Nothing was loaded; load an undamaged copy"
         )
     try:
         with Image(data) as image:
@@ -204,9 +204,7 @@ def _rows_of(name: str, data: bytes) -> list[tuple[Any, ...]]:
         wrong = [at for at, row in enumerate(rows, 1) if _checksum(*row[:-1]) != row[-1]]
         bad = f"letter {wrong[0]} of {len(rows)} differs from the saved one" if wrong else ""
     if bad:
-        raise ProcbusError(
-            f"{name} is corrupt: {bad}. Nothing was loaded; take a copy that is whole"
-        )
+        raise ProcbusError(f"{name} is corrupt: {bad}. Nothing was loaded; load an undamaged copy")
     return rows
 
 

@@ -321,7 +321,7 @@ class Journal:
             JournalError: it cannot be copied.
         """
         if self.closed:
-            raise JournalError(f"the journal {self.path} is closed: copy its one file")
+            raise JournalError(f"the journal {self.path} is closed: copy the file itself")
         back_up(self._store, read_left(self._lock.fd, self._lock.name, live=True), dest)
 
     @property

@@ -127,7 +127,7 @@ class Store:
         if not os.path.exists(self.path + "-wal") and size < (whole := _size_in(head)):
             raise JournalError(
                 f"{self.path} is truncated: {size:,} of {whole:,} bytes are there. "
-                "Take a copy that is whole, or begin a new journal"
+                "Put an undamaged copy in its place, or begin a new journal"
             )
         (application_id,) = get("PRAGMA application_id").fetchone()
         (tables,) = get("SELECT count(*) FROM sqlite_schema").fetchone()

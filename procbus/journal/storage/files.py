@@ -204,7 +204,7 @@ def cannot_write(path: str, error: OSError) -> JournalError:
     elif isinstance(error, IsADirectoryError):
         advice = "it is a directory: name a file in it"
     elif error.errno == errno.ELOOP:
-        advice = "it is a symbolic link: remove that"
+        advice = "it is a symbolic link: remove the link"
     elif error.errno == errno.EROFS:
         advice = "its file system is read-only: put the journal elsewhere"
     elif isinstance(error, PermissionError):
@@ -258,7 +258,7 @@ _ADVICE = {
         "of sqlite3, and begin a new journal"
     ),
     "SQLITE_NOTADB": "it is corrupt, or not a journal at all: give the journal a name of its own",
-    "SQLITE_BUSY": "another program holds it: end that, and start again",
+    "SQLITE_BUSY": "another program holds it: end that program, and start again",
     "SQLITE_IOERR": "the disk failed to read or write it: look at the system's log",
 }
 

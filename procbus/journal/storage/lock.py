@@ -160,7 +160,7 @@ def _taken(path: str, pid: int) -> JournalTaken:
     if pid == os.getpid():
         who = f"another bus in this process ({pid})"
     return JournalTaken(
-        f"the journal {path} belongs to {who}, which is running: one bus at a time has it. Wait "
-        "for that, or give this bus a journal of its own",
+        f"the journal {path} belongs to {who}, which is running, and a journal belongs to one "
+        "bus at a time: wait until that bus has ended, or give this bus a journal of its own",
         pid,
     )

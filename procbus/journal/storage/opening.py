@@ -43,8 +43,8 @@ def read_left(fd: int, name: str, *, live: bool = False) -> list[Half]:
         return left_in(fd, live=live)
     except ValueError as error:
         raise JournalError(
-            f"{name} cannot be read: {error}. It holds the events accepted last: take a copy "
-            "that is whole; or move it away, and do without them"
+            f"{name} cannot be read: {error}. It holds the events accepted last: put an "
+            "undamaged copy in its place; or move it away, and lose those events"
         ) from error
 
 
@@ -205,7 +205,7 @@ def what_is_in(store: Store, queries: Queries) -> Found:
     """
     lost = tuple(lost_in(queries))
     for each in lost:
-        log.error("the journal %s has lost something: %s", store.path, each)
+        log.error("the journal %s has lost records: %s", store.path, each)
     counts = queries.counts()
     names = {number: name for number, _, name in queries.handlers()}
     numbers = counts["pending"].keys() | counts["dead"].keys()

@@ -239,7 +239,7 @@ class Writer:
         for gap in read.gaps:
             loss = sentence_on_gap(gap, read, self._store.path + "-intake")
             self.lost.append(loss)
-            log.error("the journal %s has lost something: %s", self._store.path, loss)
+            log.error("the journal %s has lost records: %s", self._store.path, loss)
 
     def _write_large(self, large: _Large) -> None:
         try:
