@@ -217,6 +217,6 @@ class ChosenDeliveries:
 
 
 def end_of_grace(delivery: Delivery) -> float:
-    """Time by which the handler of a delivery must end; infinite if that is not to be cancelled."""
+    """Time by which a delivery's handler must end; infinite if no one asked to cancel it."""
     request = asked_of(delivery)
     return inf if request is None else request.at + delivery.handler.limits.grace

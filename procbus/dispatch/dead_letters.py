@@ -255,7 +255,7 @@ class DeadLetterBox:
             )
 
     def newest(self, most: int) -> list[DeadLetter]:
-        """The newest letters, newest first. Asking for them does not count as a look at them."""
+        """The newest letters, newest first. This does not count as a look at the failures."""
         with self._lock:
             return list(islice(reversed(self._kept), most))
 

@@ -68,7 +68,7 @@ class _Heap:
         return delivery
 
     def note_gone(self) -> None:
-        """Note that the delivery of an entry was withdrawn; clear such entries out if many."""
+        """Note that an entry's delivery was withdrawn; clear out such entries if there are many."""
         self._gone += 1
         if self._gone > _FEW_GONE and self._gone > len(self._entries) // 2:
             self._entries = [each for each in self._entries if each[2].delivery is not None]
@@ -251,7 +251,7 @@ class RetryQueue:
         return at if wall_at == inf else min(at, now + (wall_at - self.wall()))
 
     def pop_due(self, now: float) -> tuple[float, Delivery] | None:
-        """Take out the next delivery that is due by then, with its time; it is for `send`."""
+        """Take out the next delivery that is due by a time, and its due time; then call `send`."""
         with self._lock:
             return self._locked_pop_due(now)
 
@@ -287,7 +287,7 @@ class RetryQueue:
             return out
 
     def cancel_firsts(self) -> list[Delivery]:
-        """Return all deliveries that wait for their first attempt; keep no such one from now on."""
+        """Return the deliveries that wait for their first attempt; keep none of them any more."""
         freed: list[object] = []  # without the lock, as above
         with self._lock:
             self._no_firsts = True

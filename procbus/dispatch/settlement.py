@@ -359,7 +359,7 @@ class Settlement:
     # Called without the lock, because these run the user's code.
 
     def _log_failures(self, together: Sequence[Settled]) -> None:
-        """Log failures with one error; there are several only if a call with a batch failed."""
+        """Log failures with one error. There are several only if a call with a batch failed."""
         ids = [each.delivery.event_id for each in together if each.letter is not None]
         if (letter := together[0].letter) is not None:
             self._failures.tell(together[0].delivery, letter, ids)

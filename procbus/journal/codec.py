@@ -59,7 +59,7 @@ class Codec(Protocol):
         """Give the bytes of outcomes, without their values."""
 
     def decode_outcomes(self, data: bytes) -> tuple[Outcome, ...]:
-        """Make outcomes again. Never raises: unreadable bytes become one outcome that says so."""
+        """Make outcomes again. Never raises: one outcome then describes the unreadable bytes."""
 
 
 class PickleCodec:

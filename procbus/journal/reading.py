@@ -45,7 +45,7 @@ def _simple(value: object) -> object:
 
 
 def names_in(data: bytes) -> list[str]:
-    """Return the classes and functions that a pickle names, as far as it shows unloaded."""
+    """Return the classes and functions that a pickle names, as far as visible without loading."""
     names: list[str] = []
     texts: list[str] = []
     memo: dict[int, str] = {}

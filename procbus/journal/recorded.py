@@ -80,7 +80,7 @@ class DeliveryWithoutResult(Delivery):
 
 
 class ReceiptWithoutResult(SoleReceipt):
-    """The same for an event with one handler: the receipt is the delivery as well."""
+    """A receipt without result of an event with one handler: it is the delivery as well."""
 
     __slots__ = ("earlier_run",)
 

@@ -44,7 +44,7 @@ class Verdict(NamedTuple):
 
     def outcome(self, gone: WorkerGone) -> Outcome:
         """The outcome of that delivery, after the death of its worker."""
-        started_at = min(self.at[2], self.ended_at)  # the start lies ahead during loading
+        started_at = min(self.at[2], self.ended_at)  # during loading the start lies in the future
         error = self.error_of(gone.last_words.progress)
         return Outcome(self.kind, None, error, started_at, self.ended_at, gone.pid)
 

@@ -328,7 +328,7 @@ class LoopLane:
         self._settle([(delivery, no_thread(delivery, error)) for delivery in waiting])
 
     def _locked_start(self) -> RuntimeError | None:
-        loop = Context().run(asyncio.new_event_loop)  # it keeps the context in which it is made
+        loop = Context().run(asyncio.new_event_loop)  # a loop keeps the context it is made in
         if THREADS_INHERIT:
             from concurrent.futures import ThreadPoolExecutor  # only here: others need it rarely
 

@@ -446,7 +446,7 @@ class Gatherer:
         return outcome.kind is OutcomeKind.WORKER_DIED or self._ends_calls()
 
     def _divide(self, members: Sequence[Delivery], outcome: Outcome) -> None:
-        """Try the events of a call again in smaller calls: no event is charged with its end."""
+        """Try a call's events again in smaller calls. No event is charged with the call's end."""
         size = ceil(len(members) / _PARTS)
         log.warning(
             "%s %s with %s: they are tried again in calls of %d",

@@ -34,7 +34,7 @@ class LaneThread(OwnThread):
             self._begun.set()
 
     def join(self, timeout: float | None = None) -> None:
-        """Wait for its end, at most `timeout` seconds; not at all if it could not be started."""
+        """Wait at most `timeout` seconds for the thread to end; not if it could not be started."""
         deadline = None if timeout is None else monotonic() + timeout
         if self._begun.wait(timeout) and self.ident is not None:
             super().join(None if deadline is None else max(0.0, deadline - monotonic()))

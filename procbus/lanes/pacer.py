@@ -59,7 +59,7 @@ class _Window:
         self.look_at = inf
 
     def runs(self, now: float) -> int:
-        """Number of runs that count now: they began in the last period, or may begin."""
+        """Number of runs that count now: they began in the last period, or may begin now."""
         began = self.began
         while began and began[0] + self.span_s <= now:
             heapq.heappop(began)

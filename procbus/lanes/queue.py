@@ -195,7 +195,7 @@ class LaneQueue:
                 return
 
     def _locked_interrupted(self, deliveries: Sequence[Delivery]) -> None:
-        """Tidy up after Ctrl-C during queueing: all are in the queue, or none ever was."""
+        """Tidy up after Ctrl-C in queueing: all deliveries are in the queue, or none ever was."""
         first = deliveries[0]
         subscription = first.subscription
         gate, bucket = self._gates.get(subscription), self._ready[subscription.priority]
@@ -381,7 +381,7 @@ class LaneQueue:
         return woken
 
     def locked_wake(self) -> None:
-        """Wake one taker, unless one is on its way; if none waits, the queue is starved."""
+        """Wake one taker, unless one is on its way. If no taker waits, the queue is starved."""
         if self._waking:
             return
         if self._sleepers:

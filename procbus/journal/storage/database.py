@@ -467,7 +467,7 @@ class Store:
 
 
 def _hold_files(reader: sqlite3.Connection) -> None:
-    """Read, so that SQLite removes no files with the last connection of a process beside a bus."""
+    """Read, so that SQLite keeps all files when a process beside a bus ends its connections."""
     reader.execute("SELECT count(*) FROM sqlite_schema").fetchone()
 
 

@@ -234,8 +234,8 @@ def identify(store: Store, queries: Queries, codec: CodecName, *, keep_all: bool
     known: str = queries.meta("codec", codec)
     if known != codec:
         raise JournalError(
-            f'the journal {store.path} was begun with journal_codec="{known}": open it with that, '
-            "or begin a new journal"
+            f'the journal {store.path} was begun with journal_codec="{known}": open it with that '
+            "codec, or begin a new journal"
         )
     meta = {"id": journal_id, "codec": codec, "keep_all": keep_all}
     if any(queries.meta(name, None) != value for name, value in meta.items()):

@@ -189,7 +189,7 @@ class JobStep:
 
 
 class JobRecord(NamedTuple):
-    """A job made a step. The rest is empty, unless its block is entered."""
+    """A job made a step. The last three fields are empty, unless its block is entered."""
 
     job: int
     step: int
