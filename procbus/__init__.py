@@ -152,8 +152,8 @@ __all__ = [
     "use",
 ]
 
-#: The module of each name. Names are loaded on first use: a worker process imports this package too
-#: and needs hardly any of it, and it starts only as fast as it imports.
+#: The module of each name. Names are loaded on first use, because a worker process imports this
+#: package too. A worker needs few of the names, and each import delays its start.
 _HOMES = {
     "Advice": "advice.advice",
     "AdviceList": "advice.advice",

@@ -81,7 +81,7 @@ async def publish(
     Args:
         dispatcher: of the bus.
         event: the event.
-        topic: what it is published to.
+        topic: the topic that the event is published to.
         given_id: see `EventBus.publish`.
         may_wait: whether publishing may wait for a disk.
     """

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """The parts of one bus, made and connected.
 
-Here alone is written which part knows which. Each part gets the others that it uses in its
-constructor.
+Only this module says which part knows which. Each part gets the parts that it uses as arguments of
+its constructor.
 """
 
 from __future__ import annotations
@@ -145,7 +145,7 @@ def make_inline_lanes(
     one_loop: bool = False,
     resources: Mapping[Resource[Any], Any] | None = None,
 ) -> Lanes:
-    """Make lanes of which one is for all handlers, see `InlineLane`."""
+    """Make lanes in which one lane runs all handlers, see `InlineLane`."""
     from procbus.lanes.inline import InlineLane  # only now: it imports asyncio
 
     settings = parts.settings
@@ -320,10 +320,12 @@ class Assembly:
     def expect_events(self) -> None:
         """Begin the start of a first worker process now, if a handler is for processes.
 
-        Only a saving of time: nothing is raised here, but by publishing. Only the main process does
-        so: a process of `multiprocessing` may be importing the script, in which no
-        `if __name__ == "__main__":` guards the `with` block. And only its main thread: the process
-        ends with the thread that starts it. gevent may have replaced the threads.
+        This only saves time. Errors are not raised here; publishing raises them.
+
+        Only the main process starts a worker here: a process of `multiprocessing` may be importing
+        the script, in which no `if __name__ == "__main__":` guards the `with` block. Only the main
+        thread does so, because the worker process ends with the thread that starts it. gevent may
+        have replaced the threads.
         """
         if self.settings.cpu not in ("processes", "auto"):
             return
@@ -345,8 +347,8 @@ class Assembly:
     def _start_process(self) -> None:
         """Make the cpu lane with a process for its first worker.
 
-        The process is started before this one imports the modules of the lane: those imports take
-        half as long as the ones that go on there meanwhile.
+        The worker process is started before this process imports the modules of the lane. Both then
+        import at the same time, and the imports here take half as long as those of the worker.
 
         Raises:
             ProcbusError: no worker process can be started.
@@ -369,7 +371,7 @@ class Assembly:
         """Make the cpu lane, once the first handler needs it.
 
         Args:
-            on_threads: whether to make one of threads whatever the options of the bus say.
+            on_threads: whether to make a lane of threads, whatever the options of the bus say.
 
         Raises:
             Tangled: this thread was interrupted while it imported the lane's modules.
@@ -398,7 +400,7 @@ class Assembly:
 
     @property
     def watch(self) -> Callable[[Handler], Callable[..., Any]] | None:
-        """Makes the function that workers run for a handler with `PROCBUS_DEBUG`; else None."""
+        """Makes the function that workers run for a handler; None without `PROCBUS_DEBUG`."""
         if not self._debug:
             return None
         from procbus.codec.watched import watch  # only now: it imports cloudpickle
@@ -530,7 +532,7 @@ class Assembly:
         """Return a function that counts deliveries which are pending now or published later.
 
         Args:
-            total: number of them; None for as many as there are by then.
+            total: number of these deliveries; None to count those published so far.
         """
         _, settled_before, failed_before = self._totals()
 
@@ -672,7 +674,7 @@ class Assembly:
 
 
 class _LetterFiles:
-    """Saves and loads dead letters. sqlite3 takes time to import, so it is imported by then."""
+    """Saves and loads dead letters. sqlite3 is imported on first use: the import takes time."""
 
     def save(self, path: str | PathLike[str], letters: Sequence[DeadLetter]) -> None:
         """Write letters to a file."""

@@ -53,10 +53,10 @@ R = TypeVar("R")
 class EventBus:
     """An event bus inside this process. All methods may be called from any thread.
 
-    Workers start when the first event needs them. The process of the first starts earlier, if there
-    is a handler of kind "cpu": with a `with` block, or a stream. Leaving the `with` (or `async
-    with`) block waits until everything published is settled. Ctrl-C in the block cancels deliveries
-    that have not begun.
+    Workers start when an event first needs them. If there is a handler of kind "cpu", the first
+    worker process already starts when you enter a `with` block or begin a stream. Leaving the
+    `with` (or `async with`) block waits until all published events are settled. Ctrl-C in the
+    block cancels deliveries that have not begun.
 
     Example:
         ```python
@@ -76,68 +76,76 @@ class EventBus:
 
     Args:
         handlers: decorated functions, and modules with such functions; None for every handler of
-            the default registry, whenever it is added there.
-        cpu: the place of cpu handlers. "processes" of this machine; "threads" of the script, for a
-            Python without a GIL: they share your objects, and cannot be killed; "auto", to have
-            the bus choose between these for each handler; or a `DaskPool`. See docs/pools.md.
-        cpu_workers: number of workers for cpu handlers; None for one for each core of this
-            process (affinity and cgroup quotas count), or for each thread of the Dask cluster. With
-            ``cpu="auto"`` there may be as many threads as processes.
-        io_workers: number of threads for io handlers that are no coroutines; None for 32.
-        max_pending: maximum of pending deliveries before publishers have to wait.
-        on_full: what `publish` does then: "block" waits for room, "raise" raises QueueFull.
+            the default registry, including handlers that are added to it later.
+        cpu: where cpu handlers run. "processes": worker processes of this machine. "threads":
+            threads of the script, for a Python without a GIL; threads share your objects, and
+            cannot be killed. "auto": the bus chooses one of the two for each handler. A `DaskPool`:
+            the workers of a Dask cluster. See docs/pools.md.
+        cpu_workers: number of workers for cpu handlers. None is one worker for each core that this
+            process may use (affinity and cgroup quotas count), or for each thread of the Dask
+            cluster. ``cpu="auto"`` may start this number of processes and of threads.
+        io_workers: number of threads for io handlers that are not `async def`; None for 32.
+        max_pending: maximum of pending deliveries. With more, the bus is full.
+        on_full: what `publish` does when the bus is full: "block" waits for room, "raise" raises
+            QueueFull.
         worker_init: called without arguments, once in each worker process before its first event.
-            If it raises, the deliveries that the worker was started for fail with that error.
+            If it raises, the deliveries for which the worker was started fail with that error.
         max_events_per_worker: number of deliveries after which a worker process is replaced; None
             for no limit.
         worker_max_memory: a worker process with more memory than this after a delivery is replaced:
             bytes, or a string such as "512 MiB" or "1.5 GB", 32 MiB at least; None for no limit.
             The `max_memory` of `procbus.subscribe`, in contrast, stops a handler while it runs.
         worker_nice: how far worker processes give way to other processes, 0 to 19, added to the
-            script's own niceness. With 0 they share the cores with the script and other programs as
-            equals. With 10 io handlers are quicker when all cores are busy, but programs beside the
-            script leave the workers little.
+            script's own niceness. With 0 the workers share the cores equally with the script and
+            other programs. With 10, io handlers are quicker when all cores are busy, but other
+            programs may leave the workers little time.
         worker_env: a function of a worker's number, which returns the environment variables of that
             worker process: a dict of strings. It is called in the script before each start. The
             numbers begin at 0, and the replacement of a dead worker has its number. See
             docs/resources.md.
         on_failure: called with the DeadLetter of each delivery that failed for good, in the thread
             that settles it, so it should be quick. An exception from it is logged.
-        shared_memory_limit: maximum of memory shared with workers for large events, whether in
-            flight, kept by handlers or waiting for the next event: bytes, or a string such as "2
-            GiB"; 1 MiB at least, 0 for none. None for a quarter of the memory that is free then.
-            When it is full, events wait.
+        shared_memory_limit: maximum of memory shared with workers for large events. It includes
+            the memory of events in flight, of events that handlers keep, and memory kept for the
+            next event. Bytes, or a string such as "2 GiB"; 1 MiB at least, 0 for no shared memory.
+            None is a quarter of the memory that is free when it is first needed. At the limit,
+            events wait.
         shared_memory_threshold: a buffer of this size or more goes through shared memory, and cpu
             handlers see it read-only; a smaller one goes through the pipe. Bytes, or such as
             "1 MiB"; 4 KiB at least.
-        on_oversize: the fate of an event larger than the free part of the limit, which handlers may
-            have reduced by keeping events: "pipe" sends it through the pipe, "fail" fails its
-            deliveries to cpu handlers with SerializationError.
+        on_oversize: the fate of an event that is too large for `shared_memory_limit`, less the
+            memory of events that handlers keep: "pipe" sends the event through the pipe, "fail"
+            fails its deliveries to cpu handlers with SerializationError.
         journal: path of a file that makes the bus durable: an event is written to it before it
-            runs, and the next run of the script runs the events that this one leaves unfinished.
-            None for no journal; then the options below have no effect.
-        durability: the accident that published events survive: "process" for the death of this
-            process, however it comes; "power" for a loss of power too, for which publishers wait
-            for the disk.
-        keep: which finished deliveries the journal keeps: "unfinished" for only the ids that were
-            given, "all", or for how long: seconds, a string such as "7 days", or a timedelta. Dead
-            letters are kept in any case.
+            runs, and the next run of the script runs the events that this run leaves unfinished.
+            None for no journal; then `durability`, `keep`, `keep_results` and `journal_codec` have
+            no effect.
+        durability: the accident that published events survive. "process": the death of this
+            process, for whatever reason. "power": a loss of power too; publishers then wait for
+            the disk.
+        keep: which finished deliveries the journal keeps. "unfinished" keeps only the ids that
+            you gave to events, and how those events ended. "all" keeps all. A time keeps all for
+            that time: seconds, a
+            string such as "7 days", or a timedelta. Dead letters are kept in any case.
         keep_results: whether the journal keeps the return values of finished deliveries. Without
             it, `result()` of an event that is known only by its id raises `ProcbusError`.
         journal_codec: the format of events: "pickle", or "json" for dataclasses and plain data
             (needs msgspec: `pip install 'procbus[json]'`).
         on_sigterm: the reaction to SIGTERM. "finish" refuses further events, and gives pending
-            deliveries `grace` seconds to finish; "put_away" cancels deliveries that have not begun
-            at once. The remaining ones are cancelled, or kept by the journal, and the script ends
-            by SystemExit(143). None leaves the signal alone, so it ends the script at once. A
-            handler of your own for the signal is left alone too. Make the bus in the main thread.
-        grace: seconds, see `on_sigterm`.
+            deliveries `grace` seconds to finish. "put_away" refuses further events, cancels
+            deliveries that have not begun, and gives running ones a second. Deliveries that are
+            unfinished then are cancelled, or kept by the journal. The script ends by
+            SystemExit(143). None leaves the signal
+            alone, so SIGTERM ends the script at once. If you have set a handler for the signal, the
+            bus leaves it alone. To use this option, make the bus in the main thread.
+        grace: seconds that `on_sigterm="finish"` gives pending deliveries.
         carry: `contextvars.ContextVar`s whose values cpu handlers get, as they were when the event
-            was published; the values must be picklable. Handlers of kind "io" always have the
-            publisher's whole context.
+            was published; the values must be picklable. Handlers of kind "io" need no such list:
+            they always have the publisher's whole context.
         live: let your other terminals look at this bus while it works, with `procbus ps` and
             `procbus top`; the environment variable `PROCBUS_LIVE=1` does so for all buses of a
-            script. It listens on a socket that only you may open, and on no port. See docs/live.md.
+            script. The bus listens on a socket that only you may open, and on no port. See
+            docs/live.md.
 
     Raises:
         JournalError: the journal cannot be used; the message says what to do.
@@ -162,8 +170,8 @@ class EventBus:
         self._publish = parts.dispatcher.publish
         leave_uncounted(self._publish)
 
-    # Starting, waiting and ending. Threads refer to the parts of a bus, and never to this object.
-    # So it is freed once its user drops it.
+    # Starting, waiting and ending. Threads refer to the parts of a bus, and never to the EventBus.
+    # So the EventBus is freed once its user drops it.
 
     def __del__(self) -> None:
         """Finish pending deliveries and end the workers, because the user has dropped the bus."""
@@ -172,7 +180,7 @@ class EventBus:
             lifecycle.drop()
 
     def start(self) -> Self:
-        """Start all workers of the cpu lane now, in parallel, rather than when needed.
+        """Start all workers of the cpu lane now, in parallel, rather than when an event needs them.
 
         Example:
             ```python
@@ -188,7 +196,7 @@ class EventBus:
         return self
 
     def drain(self, timeout: float | None = None, *, progress: ShowProgress = False) -> bool:
-        """Wait until everything published is settled, including events published meanwhile.
+        """Wait until all published events are settled, including events published meanwhile.
 
         Example:
             ```python
@@ -202,7 +210,7 @@ class EventBus:
 
         Args:
             timeout: maximum wait in seconds; None waits as long as it takes.
-            progress: show progress meanwhile, see `stream`. It counts deliveries.
+            progress: show the progress of the deliveries meanwhile, see `stream`.
 
         Returns:
             Whether everything is settled.
@@ -214,7 +222,7 @@ class EventBus:
             return self._lifecycle.drain(timeout)
 
     def close(self, timeout: float | None = None, cancel: bool = False) -> None:
-        """Refuse further events, finish, and end all workers. Idempotent.
+        """Refuse further events, finish the pending ones, and end all workers. Idempotent.
 
         Example:
             ```python
@@ -227,9 +235,10 @@ class EventBus:
             ```
 
         Args:
-            timeout: maximum time to finish, in seconds. Then deliveries that have not begun are
-                cancelled, and running ones are stopped. None waits as long as it takes.
-            cancel: cancel deliveries that have not begun at once, and wait only for running ones.
+            timeout: maximum time to finish, in seconds. After that time, deliveries that have not
+                begun are cancelled, and running ones are stopped. None waits as long as it takes.
+            cancel: at once cancel the deliveries that have not begun, and wait only for the running
+                ones.
 
         Raises:
             ProcbusError: called inside a handler of this bus, which would wait for itself.
@@ -237,7 +246,7 @@ class EventBus:
         self._lifecycle.close(timeout, cancel)
 
     def __enter__(self) -> Self:
-        """Use the bus for the length of a block. A worker starts, if a handler is for processes."""
+        """Use the bus in a `with` block. If a handler is for processes, a worker starts now."""
         self._parts.enter()
         return self
 
@@ -251,7 +260,7 @@ class EventBus:
         self._lifecycle.leave(error)
 
     async def __aenter__(self) -> Self:
-        """Use the bus for the length of a block, as a `with` block does."""
+        """Use the bus in an `async with` block, as in a `with` block."""
         if self._subscriptions.need_processes():
             from procbus import aio  # only now: it imports asyncio
 
@@ -337,7 +346,7 @@ class EventBus:
         return decorate if handler is None else decorate(handler)
 
     def unsubscribe(self, handler: Callable[..., Any], topic: Topics = None) -> None:
-        """Take a function off this bus. Its pending deliveries still run.
+        """End the subscription of a function to this bus. Its pending deliveries still run.
 
         Example:
             ```python
@@ -354,7 +363,7 @@ class EventBus:
             topic: the topic to leave, or several, as they were subscribed; None leaves all.
 
         Raises:
-            NoSuchHandler: it is not subscribed to this bus, or not to one of these topics.
+            NoSuchHandler: the function is not subscribed to this bus, or not to one of the topics.
             TopicError: the topic is neither a class nor a well-formed dotted string.
         """
         self._subscriptions.remove(handler, topics_in(topic) or None)
@@ -365,8 +374,8 @@ class EventBus:
     ) -> Iterator[F]:
         """Subscribe a handler to this bus for the length of a `with` block.
 
-        If the handler was subscribed before, that subscription is in force again after the block.
-        Deliveries that are pending then still run.
+        If the handler was subscribed before the block, its old subscription is in force again after
+        the block. Deliveries that are pending at the end of the block still run.
 
         Example:
             ```python
@@ -406,8 +415,8 @@ class EventBus:
 
         Args:
             topic: a dotted string without wildcards, or the class of the event; None gives all
-                handlers of this bus. If a class has a string `event_type`, its events are taken to
-                be routed by that too.
+                handlers of this bus. If the class has a string attribute `event_type`, the handlers
+                of that topic are given too.
 
         Raises:
             TopicError: the topic is malformed, or has wildcards.
@@ -450,10 +459,10 @@ class EventBus:
     ) -> Receipt:
         """Publish an event: `publish(event)`, or `publish("topic", payload)`.
 
-        `publish(event)` reaches the handlers of its class and base classes and, if it has a string
-        attribute `event_type`, the handlers of that topic. `publish("topic", payload)` reaches the
-        handlers of the topic. It waits while `max_pending` deliveries are pending, unless it is
-        called inside a handler of this bus.
+        `publish(event)` reaches the handlers of the event's class and base classes. If the event
+        has a string attribute `event_type`, it also reaches the handlers of that topic.
+        `publish("topic", payload)` reaches the handlers of the topic. `publish` waits while
+        `max_pending` deliveries are pending, unless it is called inside a handler of this bus.
 
         Example:
             ```python
@@ -469,12 +478,14 @@ class EventBus:
         Args:
             event: the event, or the topic of the payload.
             payload: the event, when a topic is given.
-            id: if the journal has seen this id, in this run or an earlier one, no handler runs, and
-                the receipt tells the state of that first event.
+            id: a name of the event for the journal. If the journal has seen this id, in this run or
+                an earlier one, no handler runs, and the receipt tells the state of the first event
+                with this id.
             delay: how long handlers wait before they run the event: seconds, a text such as
                 "5 min", or a timedelta. See docs/schedules.md.
             at: the time from which handlers run the event: a datetime, in local time if it has no
-                time zone. At once if that is over. With a journal both survive a restart.
+                time zone. If the time is past, they run it at once. With a journal, events with
+                `delay` or `at` survive a restart.
 
         Returns:
             The receipt of the event, at once: wait on the receipt for results.
@@ -482,7 +493,8 @@ class EventBus:
         Raises:
             JournalError: the journal cannot be written, and the event was not accepted.
             BusClosed: the bus was closed, or this is a forked child of its process.
-            OptionError: the delay is negative or no duration, or `at` is given too.
+            OptionError: the delay is negative, or is no duration; or both `delay` and `at` are
+                given.
             QueueFull: the bus is full and was made with `on_full="raise"`.
             TopicError: the topic is malformed, or has wildcards.
         """
@@ -539,10 +551,10 @@ class EventBus:
         delay: Duration | None = None,
         at: datetime | None = None,
     ) -> Receipt:
-        """Publish in a running event loop, see `publish`; it waits without blocking the loop.
+        """Publish like `publish`, but wait for room without blocking the running event loop.
 
-        While the bus has room, it returns without giving the loop a turn. In a long loop call
-        `await asyncio.sleep(0)` now and then, or use `astream`.
+        While the bus has room, `apublish` returns without giving the event loop a turn. If you
+        publish many events in a row, call `await asyncio.sleep(0)` now and then, or use `astream`.
 
         Example:
             ```python
@@ -585,10 +597,10 @@ class EventBus:
     ) -> Schedule:
         """Publish an event again and again: `every(times, event)`, or with a topic and a payload.
 
-        A tick publishes nothing if the event of the tick before is not settled by then. The
-        schedule ends with the bus, and `drain` does not wait for its next tick. With a journal it
-        goes on after a restart: ticks that were missed meanwhile are made up for by one, at once.
-        Subscribe its handlers before.
+        A tick publishes nothing while the event of an earlier tick is not settled. The schedule
+        ends with the bus, and `drain` does not wait for its next tick. With a journal the schedule
+        goes on after a restart. If ticks were missed meanwhile, one tick makes up for all of them,
+        at once. Subscribe the handlers before you call `every`.
 
         Example:
             ```python
@@ -601,13 +613,13 @@ class EventBus:
             ```
 
         Args:
-            times: the interval, as the `delay` of `publish`: its first tick comes after one
-                interval. Or a line of cron in local time, such as "0 9 * * mon-fri" or "@daily"
+            times: the interval, given as the `delay` of `publish` is; the first tick comes after
+                one interval. Or a line of cron in local time, such as "0 9 * * mon-fri" or "@daily"
                 (needs cronsim: `pip install 'procbus[cron]'`).
             event: the event, or the topic of the payload. Each tick publishes the same object.
             payload: the event, when a topic is given.
-            name: the name under which the journal knows the schedule; None for its topic and its
-                times. Each schedule of a bus has its own.
+            name: the name under which the journal knows the schedule; None makes a name of its
+                topic and its times. No two schedules of a bus may have the same name.
 
         Returns:
             The schedule. Its `cancel()` ends it.
@@ -637,7 +649,9 @@ class EventBus:
         topic: Topics = None,
         where: Callable[[Any], object] | None = None,
     ) -> int:
-        """Cancel open deliveries of this bus, see `Delivery.cancel`. Without arguments: all.
+        """Cancel the open deliveries of this bus that match, see `Delivery.cancel`.
+
+        Without arguments, all open deliveries are cancelled.
 
         Example:
             ```python
@@ -680,9 +694,9 @@ class EventBus:
     ) -> Iterator[Receipt[E, Any]]:
         """Publish events and yield their receipts, each once it is settled.
 
-        It takes from `events` only as fast as the bus has room. It keeps at most `max_pending`
-        events. Large ones, or ones with large results, may take some 64 MB. So it passes any number
-        of events in little memory.
+        A stream takes events from `events` only as fast as the bus has room, and keeps at most
+        `max_pending` of them. If events or results are large, it keeps at most about 64 MB of them.
+        So it passes any number of events in little memory.
 
         If `events` raises, or an event cannot be published, the receipts of all published events
         come first, and then that exception.
@@ -710,12 +724,13 @@ class EventBus:
             progress: True shows progress: bars in a terminal, a widget in a notebook, a plain line
                 on stderr every few seconds elsewhere. Or a callable that makes a bar when it is
                 called with `total=`, such as `tqdm.tqdm`. See docs/progress.md.
-            total: number of events for the progress; None for `len(events)`, if it has that.
+            total: number of events for the progress; None for `len(events)`, if it has a length.
             batch: number of events that batch handlers get together, whatever their `batch_wait`:
-                see docs/batches.md. The receipts are still one for each event. None leaves it to
-                the handlers.
+                see docs/batches.md. Each event still has its own receipt. With None each handler
+                decides by its own options.
             stop_on_error: end with the first receipt of an event that failed, and cancel the events
-                that no worker has begun. If `ordered`, all receipts before it come first.
+                that no worker has begun. If `ordered`, the receipts of all events before the failed
+                one come first.
 
         Raises:
             BusClosed: the bus was closed.
@@ -838,9 +853,9 @@ class EventBus:
     ) -> Iterator[Any]:
         """Call a handler of this bus with each event; yield the results in the order of the events.
 
-        It takes from `events` only as fast as results are taken. Events of a short cpu handler go
-        to the workers in chunks of some milliseconds of work. If the handler fails for an event,
-        its exception is raised after the results of the events before it.
+        Events are taken from `events` only as fast as you take results. Events of a short cpu
+        handler go to the workers in chunks of some milliseconds of work. If the handler fails for
+        an event, its exception is raised after the results of the events before that one.
 
         Example:
             ```python
@@ -859,7 +874,7 @@ class EventBus:
         Args:
             handler: the function, as it was subscribed.
             events: any iterable; it is read in the calling thread.
-            progress: show how many results were taken, see `stream`.
+            progress: show the number of results that were taken, see `stream`.
             total: number of events for the progress; None for `len(events)`, if it has a length.
 
         Raises:
@@ -941,9 +956,9 @@ class EventBus:
         """Make a job: all that a `with` block publishes, and all that comes of it.
 
         The events that the block publishes belong to the job, and so do the events that their
-        handlers publish, however deep. Leaving the block waits until all deliveries of these are
-        settled. Then the bus publishes `JobDone`, for a handler that goes on from there. After an
-        exception in the block, deliveries that have not begun are cancelled. See docs/jobs.md.
+        handlers publish, however deep. Leaving the block waits until all deliveries of these events
+        are settled. Then the bus publishes `JobDone`, so that a handler can go on from there. After
+        an exception in the block, deliveries that have not begun are cancelled. See docs/jobs.md.
 
         Example:
             ```python
@@ -968,10 +983,11 @@ class EventBus:
         Args:
             name: a name for `JobDone` and for messages. With a journal a restarted script goes on
                 with the job of this name.
-            id: with a journal, the id by which a restarted script knows the job; by default its
-                name. A handler's job has the handler and its event in the default.
-            max_failed: with more failed deliveries the job is cancelled, and leaving the block
-                raises JobFailed; None for no limit.
+            id: with a journal, the id by which a restarted script knows the job. The default is the
+                job's name. For a job that is made in a handler, the default also names the handler
+                and its event.
+            max_failed: maximum of failed deliveries. With more, the job is cancelled, and leaving
+                the block raises JobFailed; None for no limit.
             keep_results: number of results of each handler that are kept until `Job.results` takes
                 them.
 
@@ -1014,9 +1030,9 @@ class EventBus:
     ) -> Expected[Any]:
         """Wait for the first event of a topic that is published from now on.
 
-        The return value has a `result()`, which waits, and you may `await` it. As a `with` block it
-        waits at the end of the block. The event reaches its handlers as ever. It is caught as it is
-        published, before they have run.
+        The `result()` of the returned object waits for the event and returns it. You may also
+        `await` the object, or use it in a `with` block, which waits at its end. The event reaches
+        its handlers as ever. It is caught when it is published, before its handlers have run.
 
         Example:
             ```python
@@ -1038,7 +1054,8 @@ class EventBus:
         Args:
             topic: a class, or a dotted string (``*`` is one word, ``#`` zero or more).
             where: a function of the event that says whether it is wanted; None takes the first. It
-                is called by the thread that publishes. If it raises, `result()` raises that.
+                is called by the thread that publishes. If it raises, `result()` raises the same
+                exception.
             timeout: maximum wait in seconds; None waits as long as it takes.
 
         Raises:
@@ -1050,7 +1067,9 @@ class EventBus:
         return Expected(self._subscriptions.held, topics_in(topic), where, timeout)
 
     def executor(self, kind: Kind = "cpu", **options: Unpack[CallOptions]) -> BusExecutor:
-        """Make a `concurrent.futures.Executor` of this bus, which goes on after its shutdown.
+        """Make a `concurrent.futures.Executor` that runs its calls on this bus.
+
+        The bus goes on after the shutdown of the executor.
 
         Example:
             ```python
@@ -1062,7 +1081,7 @@ class EventBus:
 
         Args:
             kind: ``"cpu"`` runs calls in worker processes, ``"io"`` on threads.
-            **options: of every call, as for `procbus.executor`.
+            **options: options of each call, as for `procbus.executor`.
 
         Raises:
             OptionError: an option makes no sense.
@@ -1078,10 +1097,10 @@ class EventBus:
     def progress(
         self, progress: ShowProgress = True, *, total: int | None = None
     ) -> AbstractContextManager[None]:
-        """Show progress for the length of a `with` block.
+        """Show the progress of deliveries for the length of a `with` block.
 
-        It counts the deliveries that are pending when the block begins, and all that are published
-        in it, by handlers and executors too.
+        The bar counts the deliveries that are pending when the block begins, and all that are
+        published during the block, also by handlers and executors.
 
         Example:
             ```python
@@ -1120,12 +1139,13 @@ class EventBus:
         return self._parts.stats()
 
     def listen(self, listener: object) -> Listening:
-        """Have an object told of moments: of each delivery, and of workers.
+        """Call the methods of an object at the moments of each delivery, and of workers.
 
         The object has one or more of the methods `published`, `accepted`, `started`, `retried`,
         `settled`, `worker_started`, `worker_ended` and `worker_stalled`, see `procbus.Listener`.
-        Each is called with one record. They are called in threads of the bus, so they should be
-        quick; see docs/listeners.md. An error of theirs is logged once, and harms no delivery.
+        Each method is called with one record, in a thread of the bus. So the methods should be
+        quick; see docs/listeners.md. An exception from a method is logged once, and harms no
+        delivery.
 
         Example:
             ```python
@@ -1149,7 +1169,8 @@ class EventBus:
             listener: the object.
 
         Returns:
-            An object with a method `stop`, which ends the listening. So does a `with` block.
+            An object whose method `stop` ends the listening. As a `with` block, the object ends the
+            listening at the end of the block.
 
         Raises:
             OptionError: the object has none of the methods.
@@ -1157,10 +1178,11 @@ class EventBus:
         return self._parts.listen(listener)
 
     def advice(self) -> AdviceList:
-        """Advise on the kind of each handler, by the measurements so far; `print` it for a table.
+        """Advise on the kind of each handler, by the measurements so far.
 
-        A loss by the wrong kind is also logged once for each handler, at INFO, or at WARNING if the
-        loss is large. See docs/advice.md for the method and its limits.
+        `print` the advice for a table. If the wrong kind costs time, that is also logged once for
+        each handler, at INFO, or at WARNING if the loss is large. See docs/advice.md for the method
+        and its limits.
 
         Example:
             ```python
@@ -1179,7 +1201,7 @@ class EventBus:
     def health(self) -> BusHealth:
         """The present state of each worker: the processes first, then the threads.
 
-        It is a tuple of records; `print` it for a table.
+        The return value is a tuple of records; `print` it for a table.
 
         Example:
             ```python
@@ -1197,8 +1219,9 @@ class EventBus:
     def resume_summary(self) -> ResumeSummary | None:
         """The journal's deliveries of earlier runs, and their fate; None without a journal.
 
-        They are resumed by the first of `start`, a publish, `drain` and the end of the `with`
-        block, for the handlers that are subscribed then; for other handlers once subscribed.
+        The deliveries are resumed by `start`, a publish, `drain` or the end of the `with` block,
+        whichever comes first. Deliveries to a handler that is not subscribed then are resumed once
+        the handler is subscribed.
 
         Example:
             ```python
@@ -1217,7 +1240,7 @@ class EventBus:
         """Copy the journal to a new file, while the bus works.
 
         The copy is a journal of its own: a bus that opens it resumes all events that were accepted
-        and not finished when this was called.
+        and not finished when you called `journal_backup`.
 
         Example:
             ```python
@@ -1233,7 +1256,8 @@ class EventBus:
             path: path of the new file, which must not exist.
 
         Raises:
-            JournalError: this bus has no journal, or the file is there or cannot be written.
+            JournalError: this bus has no journal, or the new file exists already or cannot be
+                written.
         """
         journal, dest = self._parts.journal, fspath(path)
         if journal is None:
@@ -1276,7 +1300,7 @@ class EventBus:
 
 
 def parts_of(bus: EventBus) -> Assembly:
-    """The parts of a bus, for an object that outlives it: holding them does not keep it open."""
+    """The parts of a bus, for an object that outlives it. The parts do not keep the bus open."""
     return bus._parts  # noqa: SLF001 - its own module
 
 

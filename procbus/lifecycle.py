@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from procbus.journal.bus_journal import BusJournal
     from procbus.live.server import LiveServer
 
-#: Maximum time for running handlers to finish after Ctrl-C, in seconds; then they are stopped.
+#: Maximum time for running handlers to finish after Ctrl-C, in seconds; after it they are stopped.
 INTERRUPT_GRACE_S = 1.0
 #: Interval at which a closing bus checks for SIGTERM, in seconds.
 LIFECYCLE_LOOK_S = 0.1
@@ -49,7 +49,7 @@ class Lifecycle:
         stop_advice: ends the advisor, so that no handler is moved or logged any more.
         last_advice: logs the last advice, once the closed lanes have passed on all measurements.
         on_sigterm: the bus's way to end on SIGTERM; None to ignore it.
-        grace_s: maximum time for pending deliveries then, in seconds.
+        grace_s: maximum time for pending deliveries on SIGTERM, in seconds.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class Lifecycle:
         #: Guards the closing.
         self._closing = threading.RLock()
         self.closed = False
-        #: Whether a thread is closing it.
+        #: Whether a thread is closing the bus.
         self.closing = False
         #: Lets the user look at the bus; set once, when the bus is made.
         self.live: LiveServer | None = None
@@ -196,7 +196,8 @@ class Lifecycle:
 
         Args:
             timeout: maximum wait in seconds; None for as long as it takes.
-            by: returns the time that SIGTERM leaves; it may come in any thread during the wait.
+            by: returns the time that SIGTERM leaves; SIGTERM may come in any thread during the
+                wait.
         """
         end_at = inf if timeout is None else monotonic() + timeout
         while True:

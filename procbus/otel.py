@@ -34,8 +34,9 @@ def instrument(bus: EventBus, *, tracer_provider: Any = None) -> Listening:
     """Make spans of all events and attempts of a bus, from now on.
 
     An event that you publish is a span of kind PRODUCER, and a child of your current span. Each
-    attempt of a handler is a span of kind CONSUMER, and a child of that. Spans that the handler
-    makes, and events that it publishes, are children of its attempt, in a worker process too.
+    attempt of a handler is a span of kind CONSUMER, and a child of the event's span. Spans that the
+    handler makes, and events that it publishes, are children of the attempt's span, in a worker
+    process too.
 
     Example:
         ```python
@@ -51,7 +52,8 @@ def instrument(bus: EventBus, *, tracer_provider: Any = None) -> Listening:
         tracer_provider: makes the tracer; None for the global provider of OpenTelemetry.
 
     Returns:
-        An object with a method `stop`, which ends the tracing. So does a `with` block.
+        An object whose method `stop` ends the tracing. As a `with` block, the object ends the
+        tracing at the end of the block.
     """
     return parts_of(bus).listen(_Tracing(tracer_provider), carried=CurrentTrace())
 
@@ -110,14 +112,14 @@ class _Tracing:
 
     The span of an attempt is made at its end, by the clock of the worker. Handlers and events that
     the attempt publishes refer to that span before it is made, so its id is planned: see `_Ids`. A
-    tracer without a generator of ids gives the span an id of its own; then they are children of the
-    event's span.
+    tracer without a generator of ids gives the span an unplanned id; then those handlers and events
+    are children of the event's span.
 
     An event of a batch handler has an attempt like any other. The call has a span of its own, with
     a link to each attempt. A thread tells of the start of all events of a call one after the other,
-    with one time.
+    with the same time.
 
-    The lock `_lock` guards the dicts and what they hold.
+    The lock `_lock` guards the dicts and the objects in them.
 
     Args:
         provider: see `instrument`.

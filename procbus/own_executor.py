@@ -27,9 +27,9 @@ def executor(
     initargs: tuple[Any, ...] = (),
     **options: Unpack[CallOptions],
 ) -> BusExecutor:
-    """Make a `concurrent.futures.Executor` with a bus of its own, which ends with it.
+    """Make a `concurrent.futures.Executor` with its own bus, which closes at the shutdown.
 
-    To replace a `ProcessPoolExecutor` (`"cpu"`) or a `ThreadPoolExecutor` (`"io"`).
+    It replaces a `ProcessPoolExecutor` (`"cpu"`) or a `ThreadPoolExecutor` (`"io"`).
 
     Example:
         ```python
@@ -42,9 +42,9 @@ def executor(
     Args:
         kind: ``"cpu"`` runs calls in worker processes, ``"io"`` on threads (an `async def` on an
             event loop).
-        max_workers: processes or threads; None for as many as `EventBus` has by default.
-        initializer: called once in each worker before its first call. If it raises, the calls that
-            the worker was for fail with `WorkerDied`, and that exception is the cause.
+        max_workers: number of processes or threads; None for the default of `EventBus`.
+        initializer: called once in each worker before its first call. If it raises, the calls for
+            which the worker was started fail with `WorkerDied`, whose cause is that exception.
         initargs: arguments of `initializer`.
         **options: options of every call: `timeout`, `max_memory`, `retries`, `backoff`, `retry_on`,
             `max_crashes`, `writable` (True by default), `priority`, as for `procbus.subscribe`.
@@ -81,7 +81,7 @@ def executor(
 
 
 def _with_initializer(workers: int | None, init: Callable[[], object] | None) -> EventBus:
-    """Make a bus with a set-up whose errors name `initializer`, as its user knows it."""
+    """Make a bus whose errors name the option `initializer`, because the user gave that one."""
     try:
         return EventBus([], cpu_workers=workers, worker_init=init)
     except SerializationError as error:

@@ -37,7 +37,7 @@ _numbers = count(1)
 class Collector:
     """The figures of one bus, or of several, for a registry of prometheus_client.
 
-    It reads the figures of `bus.stats()` when it is asked for them, and counts nothing itself. It
+    The collector reads the figures of `bus.stats()` at each scrape, and counts nothing itself. It
     does not keep a bus open, and still answers once the bus is closed. Thread-safe.
     docs/metrics.md has the names, types and labels.
 
@@ -59,7 +59,7 @@ class Collector:
             is the value of the label `bus`. A bus without a name gets a number: the first is "1".
 
     Raises:
-        OptionError: it is neither a bus nor a mapping of names to buses.
+        OptionError: `buses` is neither a bus nor a mapping of names to buses.
     """
 
     def __init__(self, buses: EventBus | Mapping[str, EventBus]) -> None:
@@ -82,7 +82,7 @@ class Collector:
         yield from map(_metric, families(taken))
 
     def describe(self) -> list[Metric]:
-        """Return nothing: several collectors may be in one registry, told apart by the label."""
+        """Return nothing, so that one registry takes several collectors: their labels differ."""
         return []
 
 

@@ -79,7 +79,7 @@ class LocalOptions(TypedDict, total=False):
 class BusOptions(LocalOptions, total=False):
     """The options of a bus, as a user writes them; see `EventBus` for their meaning.
 
-    They type the keyword arguments of a function of yours that passes them on.
+    Use this class to annotate the keyword arguments of a function that passes them to `EventBus`.
 
     Example:
         ```python
@@ -260,7 +260,7 @@ def _check_travels(worker_init: Callable[[], object]) -> None:
 #: Options of the bus that only worker processes keep.
 _OF_PROCESSES = ("max_events_per_worker", "worker_max_memory", "worker_nice", "worker_env")
 
-#: The reasons for a place.
+#: The reasons why the bus chose processes or threads for a handler, in words for people.
 NO_GIL = "threads: this Python has no GIL, and it asks for nothing that only a process keeps"
 GIL_ON = "processes: this Python has a GIL"
 
@@ -322,7 +322,8 @@ class Settings:
         """Choose between processes and threads for a handler now.
 
         Returns:
-            None if there is nothing to choose: it is no cpu handler, or `cpu` is not "auto".
+            None if there is nothing to choose: the handler is no cpu handler, or `cpu` is not
+            "auto".
         """
         if self.cpu != "auto" or handler.kind != "cpu":
             return None
@@ -341,7 +342,7 @@ class Settings:
         """Check that the workers of this bus can keep all promises of a handler.
 
         Raises:
-            SubscriptionError: they cannot; the sentence says why, and which workers can.
+            SubscriptionError: the workers cannot; the message says why, and which workers can.
         """
         if self.cpu == "threads" and handler.kind == "cpu":
             given = {name: getattr(handler, name) for name in OPTIONS_OF_A_HANDLER}
@@ -361,7 +362,7 @@ class Settings:
             number: number of the worker.
 
         Raises:
-            ProcbusError: the user's function failed, or returned something else.
+            ProcbusError: the user's function failed, or returned no dict of strings.
         """
         if self.worker_env is None:
             return None
@@ -379,10 +380,10 @@ class Settings:
         return dict(found)
 
     def check_calls(self, kind: Kind, options: Mapping[str, Any]) -> None:
-        """Check likewise the options of calls of an executor.
+        """Check that the workers of this bus can keep the options of an executor's calls.
 
         Raises:
-            OptionError: the workers cannot keep them.
+            OptionError: the workers cannot keep one of the options.
         """
         if self.cpu == "threads" and kind == "cpu":
             for name, reason in unkept_by_threads(options):

@@ -25,15 +25,15 @@ from procbus.dispatch.window import Window
 from procbus.progress.bar import Standing
 
 #: Maximum number of events published in a row before a look for settled receipts, and maximum time
-#: for them, in seconds; because settled receipts should neither wait for a slow source, nor pile up
-#: with large events.
+#: for publishing them, in seconds; because settled receipts should not wait for a slow source, and
+#: receipts of large events should not pile up.
 _STRIDE = 256
 _STRIDE_S = 0.001
 #: Number of events between two looks at the clock.
 _LOOK = 16
 
-#: Types of sources that hold all their events: none has to be waited for, so that several can be
-#: published at once.
+#: Types of sources that hold all their events. The stream never has to wait for the next event of
+#: such a source, so it can publish several events at once.
 _WHOLE = frozenset((list, tuple, range, deque))
 
 
@@ -46,7 +46,7 @@ class Feed:
         publish: publishes one event; may wait for room, or raise QueueFull.
         publish_run: publishes the first of several events, one at least; None for one at a time.
         batch: number of events that batch handlers get together; None leaves it to the handlers.
-        seal: has batch handlers called with the events that are there, and with no other.
+        seal: has batch handlers called with the events gathered so far, and with no others.
         clock: replaces `monotonic`.
 
     Attributes:
@@ -141,7 +141,7 @@ class Feed:
                 return
 
     def _runs(self, receipts: list[Receipt], most: int, began: float) -> None:
-        """Publish the events that go to the same handler at once."""
+        """Publish events in runs: consecutive events for the same handler in one call."""
         publish_run, tell, held = self.publish_run, self.tell, self._held
         assert publish_run is not None
         if len(held) < most and not self._ended:
@@ -168,8 +168,8 @@ class Leaving:
     """The early end of a stream, by its consumer or by a failure.
 
     Args:
-        cancel_waiting: cancels the open deliveries that no worker has begun, if it is told that the
-            stream wants so of their receipt.
+        cancel_waiting: cancels the open deliveries that no worker has begun, for each receipt of
+            which a given function is true.
         on_error: whether the stream ends with the first failure.
 
     Attributes:
@@ -208,7 +208,7 @@ class Leaving:
         """Cancel the events that no worker has begun.
 
         Args:
-            told: the function that the receipts of the stream are told to.
+            told: the function that is called with each settled receipt of the stream.
             after: only events with a larger id.
         """
 
@@ -248,7 +248,7 @@ class StreamCounts:
     def __init__(self, total: int | None, bus: CountsFailures) -> None:
         self._total = total
         self.bus = bus
-        #: Number of failures of the bus that were there before, or were found in this stream.
+        #: Number of failures of the bus that happened before the stream, or were found in it.
         self.known = bus.failures
         #: Number of settled events, and of the failed ones of these.
         self.taken = 0
@@ -266,7 +266,7 @@ class StreamCounts:
         return receipt
 
     def note(self, taken: int, receipts: Iterable[Receipt]) -> None:
-        """Note that events are settled: `taken` in all, and these are new."""
+        """Note that `taken` events are settled so far; `receipts` are of the new ones."""
         self.taken = taken
         if self.known != self.bus.failures:
             for receipt in receipts:
@@ -296,7 +296,7 @@ def stream_of(
         ordered: whether to yield in the order of the events.
         make_safe: called before receipts are yielded, once for several: it waits until the events
             published so far survive the accident that the journal is for. None without a journal.
-        leave: ends it early.
+        leave: ends the stream early.
         counts: the counters to be shown; None for none.
         show: shows them.
     """
@@ -333,7 +333,7 @@ def _interruptible(
     feed: Feed,
     *about: Any,
 ) -> Iterator[Receipt]:
-    """Give up the stream's events if the notebook cell is interrupted in it."""
+    """Give up the stream's events if the notebook cell is interrupted during the stream."""
     open_receipts: dict[int, Receipt] = {}
     publish, publish_run = feed.publish, feed.publish_run
 

@@ -27,7 +27,9 @@ def add_profile(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         "script's.",
     )
     profile.add_argument("script", metavar="SCRIPT.py")
-    profile.add_argument("arguments", nargs=argparse.REMAINDER, metavar="...", help="the arguments of the script")
+    profile.add_argument(
+        "arguments", nargs=argparse.REMAINDER, metavar="...", help="the arguments of the script"
+    )
     profile.set_defaults(run=lambda options: profile_script(options.script, options.arguments))
 
 
