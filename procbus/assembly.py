@@ -348,7 +348,7 @@ class Assembly:
         """Make the cpu lane with a process for its first worker.
 
         The worker process is started before this process imports the modules of the lane. Both then
-        import at the same time, and the imports here take half as long as those of the worker.
+        import at the same time, and the imports here take half as long as the worker's.
 
         Raises:
             ProcbusError: no worker process can be started.

@@ -44,13 +44,13 @@ class Advice:
 
     Attributes:
         handler: name of the handler.
-        declared: the kind that it was subscribed with.
-        kind: the kind that suits it; None while too little is known. ``"threads"`` if it computes
-            and this Python has no GIL: then it needs no other process for that.
-        gain: how many times as many events it could handle with that kind on a busy bus; 1 if it
-            has that kind already, or would gain nothing.
-        level: "warning" if it should have another kind and much is lost, "info" if little is lost,
-            "" if nothing has to change.
+        declared: the kind that the handler was subscribed with.
+        kind: the kind that suits the handler; None while too little is known. ``"threads"`` if the
+            handler computes and this Python has no GIL: then it can compute in a thread.
+        gain: number of events that the handler could handle with that kind on a busy bus, as a
+            multiple of the present number; 1 if it has that kind already, or would gain nothing.
+        level: "warning" if another kind would gain much, "info" if it would gain a little, "" if
+            nothing has to change.
         text: the finding and its reason, in a sentence.
         evidence: the measurements behind it.
     """

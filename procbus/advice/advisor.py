@@ -28,7 +28,7 @@ from procbus.system.no_fork import no_fork
 if TYPE_CHECKING:
     from procbus.advice.gil_probe import GilProbe, ProbedThread
 
-#: Interval between two looks while a handler is not known well, and after that, in seconds.
+#: Interval between two looks while a handler is not known well, and once it is, in seconds.
 ADVISOR_LOOK_S = 0.02
 _SELDOM_S = 0.25
 #: Maximum of threads in one look; because each costs some 15 us in which no other thread has the

@@ -2,10 +2,10 @@
 """Finds out which threads compute with the GIL, which without it, and which of them wait.
 
 Python does not tell which thread holds the GIL. So the probe sleeps for a moment, and measures how
-late it gets the GIL afterwards. If it is late, another thread held the GIL: one whose CPU clock
-went on meanwhile (the idea of gilknocker and gil_load). Then the probe keeps the GIL for a tenth of
-a millisecond. A thread whose clock goes on now computes without the GIL. For a thread that waits,
-the kernel tells the function that it waits in.
+late it gets the GIL afterwards. If it is late, another thread held the GIL: a thread whose CPU
+clock went on meanwhile (the idea of gilknocker and gil_load). Then the probe keeps the GIL for a
+tenth of a millisecond. A thread whose clock goes on now computes without the GIL. For a thread that
+waits, the kernel tells in which of its functions the thread waits.
 
 Linux only, because it reads the clocks of other threads, and /proc.
 """
@@ -23,13 +23,13 @@ from typing import Any, Protocol, TypeVar
 from procbus.core.gil import gil_is_on
 from procbus.core.meter import Doing
 
-#: Duration of its sleep, and of its holding the GIL, in seconds.
+#: Duration of the probe's sleep, and of its holding the GIL, in seconds.
 _NAP_S = 0.0005
 _HOLD_S = 0.0001
 #: Delay after which another thread may have had the GIL in turn, in seconds; because Python takes
 #: the GIL away after 5 ms.
 _HELD_NO_MORE_S = 0.003
-#: Minimum delay that means that the GIL was held, in seconds; because waking up alone takes 0.1 ms.
+#: Minimum delay that counts as a held GIL, in seconds; because waking up alone takes 0.1 ms.
 _LATE_S = 0.0003
 #: Minimum share of the time without the GIL that a computing thread's clock went on.
 _WENT_ON = 0.6
@@ -43,7 +43,7 @@ _ALL = 0.8
 _SERVED = 0.5
 #: Maximum share of the time between two looks that a process at rest ran for.
 _AT_REST = 0.2
-#: Said by the kernel of a thread that waits in no function: it runs, or is ready to run.
+#: The kernel's answer for a thread that waits in no function: it runs, or is ready to run.
 _READY = "0"
 
 Subject = TypeVar("Subject", covariant=True)
@@ -57,10 +57,10 @@ class ProbedThread(Protocol[Subject]):
         """The thread's id for the kernel."""
 
     def subject(self) -> Subject | None:
-        """The handler that it runs now."""
+        """The handler that the thread runs now; None if it runs none."""
 
     def finished(self, since: float) -> Subject | None:
-        """The handler that it ran last, if that ended after `since` (`time.monotonic()`)."""
+        """The handler that the thread ran last, if it ended after `since` (`time.monotonic()`)."""
 
 
 def is_available() -> bool:
@@ -89,7 +89,7 @@ class GilProbe:
     def look(
         self, threads: Sequence[ProbedThread[Subject]]
     ) -> list[tuple[Subject, dict[Doing, float]]]:
-        """Look at threads, a moment from now; return findings for each that runs a handler.
+        """Look at threads, a moment from now; return findings for each thread that runs a handler.
 
         Returns:
             The handler, and the likelihood of each activity, see `doing`, times the weight of the
@@ -143,10 +143,10 @@ class GilProbe:
         return int(fields[1]) * 1e-9 if len(fields) > 1 else 0.0
 
     def _blocked_in(self, thread: int) -> str:
-        """The kernel function that a thread waits in; `_READY` if it waits in none, "" if unknown.
+        """The kernel function in which a thread waits; `_READY` if it does not wait, "" if unknown.
 
         Args:
-            thread: its native id.
+            thread: the native id of the thread.
         """
         return self._read(b"/proc/self/task/%d/wchan" % thread)
 
@@ -175,7 +175,7 @@ def doing(
         ran_s: CPU seconds of the thread meanwhile.
         ran_all_s: CPU seconds of the whole process meanwhile.
         went_on: whether the thread computed afterwards, while the probe held the GIL.
-        blocked_in: the function that it waited in then, see `GilProbe._blocked_in`.
+        blocked_in: the function in which the thread waited then, see `GilProbe._blocked_in`.
         at_rest: whether the process hardly ran lately, and not for want of a core.
 
     Returns:
@@ -196,9 +196,9 @@ def doing(
     if ran_all_s < _SERVED * late_s and not went_on:
         return {}  # the GIL's holder had no core: the machine made the probe late
     # The running threads had the GIL in turn, each for a part proportional to its run time. The GIL
-    # gives one second in each second: time beyond that they ran without it. The bounds matter when
-    # a thread ended meanwhile, so that its clock reads zero; and the clocks of threads and process
-    # are not read at the same moment.
+    # gives one second in each second: any further time they ran without the GIL. The bounds matter
+    # when a thread ended meanwhile, so that its clock reads zero. They also matter because the
+    # clocks of threads and process are not read at the same moment.
     share = min(1.0, max(0.0, ran_s / max(ran_all_s, 1e-9)))
     cores = max(0.0, ran_all_s / (_NAP_S + late_s))
     held = share * min(1.0, cores)

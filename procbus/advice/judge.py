@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: MIT
 """The kind that suits a handler, and its gain: a pure function of the measurements.
 
-Compared is the time that one delivery takes of a busy bus. On threads it is the largest of three:
-the time with the GIL; the CPU time divided by the cores; the whole time divided by the threads. On
-processes it is the larger of two: the script's cost of sending and receiving, and the whole time
-divided by the workers. A figure that is known only between two bounds is judged at both. If they
-disagree, there is no judgement.
+The judgement compares how much time of a busy bus one delivery takes on threads and on processes.
+On threads it is the largest of three times: the time with the GIL; the CPU time divided by the
+cores; the whole time divided by the threads. On processes it is the larger of two times: the
+script's cost of sending and receiving, and the whole time divided by the workers. If a figure is
+known only between two bounds, the judgement is made at both bounds. If the two disagree, there is
+no judgement.
 
 Without a GIL threads compute side by side, and the time with the GIL is zero. So there is a third
-answer, "threads": one for each core, to which no event has to travel.
+answer, "threads": one thread for each core. No event has to travel to a thread.
 """
 
 from __future__ import annotations
@@ -21,9 +22,9 @@ from procbus.core.meter import NONE, Evidence, Machine
 Suited: TypeAlias = Literal["io", "cpu", "threads"]
 """The kind that suits a handler; ``"threads"`` if it computes and there is no GIL."""
 
-#: Time that the bus costs the script, in seconds: for a delivery on a thread, and for one to a
-#: worker without its event and result; and the time that the latter costs the worker. Measured, see
-#: docs/figures.md.
+#: Time of the bus's own work for one delivery, in seconds: in the script, for a delivery on a
+#: thread; in the script, for a delivery to a worker process, without the transport of event and
+#: result; and in that worker. Measured, see docs/figures.md.
 IO_S = 6e-6
 CPU_S = 7e-6
 WORKER_S = 3e-6
@@ -49,7 +50,7 @@ _SOLID_RUNS = 20
 _SOLID_S = 0.5
 #: Threshold above which a lost share of the script's, or of its workers', time is large.
 _LARGE_LOSS = 0.25
-#: Minimum of runs at once that means that others can be held up.
+#: Minimum of runs at once from which a run may hold up others.
 _AT_ONCE = 1.5
 
 
@@ -62,7 +63,8 @@ class Judgement:
         gain: how many times as many deliveries the other lane would handle; 1 if the present lane
             is right. An estimate between the bounds of the measurements.
         loud: whether the loss is large, and the evidence solid.
-        unweighed: whether "cpu" may suit it, but the transport cost of its events is not known yet.
+        unweighed: whether "cpu" may suit the handler, but the cost of sending its events is not
+            known yet.
     """
 
     kind: Suited | None
@@ -124,8 +126,8 @@ def _without_gil(evidence: Evidence, machine: Machine, wait_s: float) -> tuple[S
     # To a thread nothing has to travel.
     unsent = replace(evidence, transport_s=0.0, unpacking_s=0.0)
     on_threads = _cpu_time(unsent, machine, wait_s)
-    # All `async def` handlers share one thread. Other io handlers have many: if they compute all
-    # the time, one for each core does as well.
+    # All `async def` handlers share one thread. Other io handlers have many threads: if they
+    # compute all the time, one thread for each core is enough.
     computes = BETTER * on_threads <= on_io if evidence.is_async else on_threads < BETTER * on_io
     best: Suited
     best, best_s = "io", on_io
@@ -156,8 +158,8 @@ def io_over_cpu(evidence: Evidence, machine: Machine, gil_s: float, wait_s: floa
     Args:
         evidence: evidence on the handler.
         machine: the machine that it runs on.
-        gil_s: seconds that it holds the GIL.
-        wait_s: seconds that it waits.
+        gil_s: seconds for which the handler holds the GIL.
+        wait_s: seconds for which the handler waits.
     """
     return _io_time(evidence, machine, gil_s, wait_s) / _cpu_time(evidence, machine, wait_s)
 
@@ -192,8 +194,8 @@ def _held_up_s(evidence: Evidence, machine: Machine, gil_s: float) -> float:
 def _bounds(evidence: Evidence, machine: Machine) -> tuple[float, float]:
     """The minimum and maximum of `io_over_cpu` between the bounds of the measurements.
 
-    The ratio grows with the time that the GIL is held. With the time waited it falls or stays, and
-    it grows once all threads wait.
+    The ratio grows with the time that the GIL is held. As the time waited grows, the ratio first
+    falls or stays, and then grows once all threads wait.
     """
     gil_s, wait_s = evidence.gil_s, evidence.wait_s
     turn_s = _turn_s(evidence, machine)
@@ -258,7 +260,7 @@ class SwitchPolicy:
 
         Args:
             kind: the lane that it is on.
-            judgement: on its runs there.
+            judgement: the judgement of its runs on that lane.
             now: in seconds of `time.monotonic()`.
         """
         # Threads are what the io lane has: without a GIL there is no reason to leave it.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The cost of sending an event to a worker, estimated by pickling one, within a time limit."""
+"""The cost of sending an event to a worker, estimated by pickling an event, within a time limit."""
 
 from __future__ import annotations
 
@@ -56,7 +56,8 @@ class _Sink:
 def weigh(obj: object, clock: Callable[[], float] = thread_time) -> float:
     """Return the CPU seconds that pickling and copying an object takes.
 
-    The estimate itself takes some ms at most, and no memory. So for large objects it is too low.
+    The estimate itself takes a few milliseconds at most, and no memory, because pickling ends at a
+    time limit. So for large objects the estimate is too low.
 
     Args:
         obj: the object.

@@ -257,10 +257,10 @@ def _all_of(visit: Visit, line: Line, *, unpickle: bool = False) -> dict[str, An
 
 
 def _clean(text: str) -> str:
-    """A text with nothing in it that a terminal would take for a command."""
+    """A text without characters that a terminal would take for a command."""
     return "\n".join(map(printable, text.split("\n")))
 
 
 def _cell(text: str) -> str:
-    """The same on one line, for a cell of a table."""
+    """A text as of `_clean` on one line, for a cell of a table."""
     return _clean(text).replace("\n", "\\n")

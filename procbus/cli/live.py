@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""``procbus ps`` and ``procbus top``: the buses of this user, and a look at one of them."""
+"""``procbus ps`` lists the buses of this user; ``procbus top`` shows one of them while it works."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def _interval(text: str) -> float:
 def _told(
     run: Callable[[argparse.Namespace], int],
 ) -> Callable[[argparse.Namespace], int]:
-    """Have a command tell on stderr why it cannot be done."""
+    """Make a command that says on stderr why it failed."""
 
     @wraps(run)
     def telling(options: argparse.Namespace) -> int:

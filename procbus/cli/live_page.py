@@ -16,7 +16,7 @@ try:
 except ImportError:  # without the extra `rich` a character counts as one cell
     cells = None
 
-#: Minimum width of a column of text, and of one with names or notes, in cells.
+#: Minimum width of a column of text, and of a column of names or notes, in cells.
 _LEAST = 10
 _LEAST_WIDE = 24
 #: Minimum number of rows of a section that is cut.
@@ -32,9 +32,10 @@ class Row(NamedTuple):
 
 
 class Column(NamedTuple):
-    """One column of a table: its head, and its rank. Columns of the highest rank go first.
+    """One column of a table: its head, and its rank.
 
-    A name that is too long loses its beginning, other text its end.
+    In a narrow table, columns of the highest rank are left out first. A name that is too long loses
+    its beginning; other text loses its end.
     """
 
     head: str
@@ -64,7 +65,7 @@ def page(
         snapshot: as `Snapshots.take` makes it.
         width: number of cells of a line.
         height: maximum number of lines; None for no maximum.
-        cursor: the key of a row that must be among them.
+        cursor: the key of a row that must be among these lines.
     """
     lines = _title(snapshot, width)
     sections = [
@@ -114,7 +115,7 @@ def _rooms(sections: Sequence[Section], height: int | None) -> list[int]:
 
 
 def _cut(section: Section, room: int, cursor: tuple[str, str] | None) -> list[Row]:
-    """The rows of a section that there is room for, among them the one with the cursor."""
+    """The rows of a section for which there is room, among them the row with the cursor."""
     rows = list(section.rows)
     rest = [Row(section.rest, "dim")] if section.rest else []
     if len(rows) + len(rest) <= room:
@@ -133,7 +134,7 @@ def _fit(text: str, width: int) -> str:
 def table(
     columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int
 ) -> tuple[str, list[str]]:
-    """Lay out a table: columns go, and text is cut, until it fits.
+    """Lay out a table: columns are left out, and text is cut, until the table fits.
 
     Args:
         columns: the columns.

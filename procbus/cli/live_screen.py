@@ -63,7 +63,7 @@ _NAMES = {
 
 
 def run_screen(connection: LiveConnection, interval_s: float) -> int:
-    """Show a bus on the whole terminal until the user ends that, or the bus ends."""
+    """Show a bus on the whole terminal until the user ends the view, or the bus ends."""
     console = Console(highlight=False)
     with Screen(console) as screen:
         ended = View(connection, console, screen).run(interval_s)
@@ -75,7 +75,7 @@ def run_screen(connection: LiveConnection, interval_s: float) -> int:
 class Screen:
     """The whole terminal, whose keys are read as they are pressed.
 
-    Ctrl-Z stops the command: the shell has the terminal as it was until `fg`.
+    Ctrl-Z stops the command: until `fg`, the shell has the terminal as it was before.
 
     Args:
         console: the terminal.
@@ -95,7 +95,7 @@ class Screen:
         return self._reading
 
     def answer(self) -> None:
-        """Do what the signals ask for that have come."""
+        """Redraw or stop, as the signals ask that have come."""
         if _STOP in os.read(self._reading, 4096):
             self._leave()
             handler = signal.signal(signal.SIGTSTP, signal.SIG_DFL)
@@ -148,7 +148,7 @@ class View:
     Args:
         connection: to the bus.
         console: the terminal.
-        screen: the same, which gives way to signals.
+        screen: the whole terminal, which gives way to signals.
     """
 
     def __init__(self, connection: LiveConnection, console: Console, screen: Screen) -> None:
@@ -256,7 +256,7 @@ class View:
         return True
 
     def _chosen(self, kind: str) -> str | None:
-        """The name of the chosen row if it is of this kind, or of the only one."""
+        """The name of the chosen row, if it is of this kind; else of the only row of this kind."""
         if self._cursor is not None and self._cursor[0] == kind:
             return self._cursor[1]
         there = [name for each, name in self._keys() if each == kind]
@@ -363,7 +363,7 @@ class View:
 
 
 def _split(pressed: bytes) -> Iterator[bytes]:
-    """The keys of what was read at once."""
+    """Split bytes that were read at once into single keys."""
     while pressed:
         size = 1
         if pressed[:2] in (b"\x1b[", b"\x1bO"):

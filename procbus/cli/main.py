@@ -33,8 +33,8 @@ _PIPE_BROKEN = 128 + 13  # SIGPIPE, which Windows has not
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status. Call it in the main thread.
 
-    SIGTERM and Ctrl-C end a command the same way: the bus is closed, no process is left behind, one
-    line says how much was not run, and the exit status is 143 or 130.
+    SIGTERM and Ctrl-C end a command in the same way: the bus is closed, no process is left behind,
+    and one line says how much was not run. The exit status is 143 or 130.
 
     Args:
         arguments: the arguments after the program's name; None for the process's own.
@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             sys.stdout.flush()
     except BrokenPipeError:
         if hasattr(options, "script"):
-            raise  # it is the script's own
+            raise  # the exception is the script's own
         _end_at_once(_PIPE_BROKEN)  # as in `procbus journal list FILE | head`
     except KeyboardInterrupt:
         _end_at_once(_INTERRUPTED)

@@ -16,7 +16,7 @@ _OPTION = re.compile(r"--[a-z][a-z-]*")
 class Parser(argparse.ArgumentParser):
     """A parser whose messages suggest commands and options. Its subparsers are of this class too.
 
-    The parser of the command that was chosen is in the namespace, as `parser`.
+    The parser of the chosen command is the attribute `parser` of the namespace.
     """
 
     def __init__(self, *args: Any, **options: Any) -> None:
@@ -30,14 +30,14 @@ class Parser(argparse.ArgumentParser):
         return self._commands
 
     def error(self, message: str) -> NoReturn:
-        """Print the usage and the message, and exit. A misspelt command has a suggestion."""
+        """Print the usage and the message, and exit. For a misspelt command, suggest one."""
         wrong = _CHOICE.search(message)
         if wrong and self._commands and (hint := did_you_mean(wrong[1], [*self._commands.choices])):
             message = f"{message[: wrong.end()]}{hint}"
         super().error(message)
 
     def refuse(self, unknown: list[str]) -> NoReturn:
-        """Exit because of arguments that this command does not have, with a suggestion."""
+        """Exit because of arguments that this command does not have; suggest similar ones."""
         first = unknown[0].partition("=")[0]
         known = sorted(set(_OPTION.findall(self.format_help())))
         hint = did_you_mean(first, known) if first.startswith("--") else ""

@@ -36,8 +36,8 @@ def add_profile(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
 def profile_script(path: str, arguments: Sequence[str]) -> int:
     """Run a script in place of this program, and print the advice on its handlers at the end.
 
-    Call it in the main thread. It changes `sys.argv`, `sys.path` and `__main__` for good, so a
-    process runs one script.
+    Call this function in the main thread. It changes `sys.argv`, `sys.path` and `__main__` for
+    good, so a process can run only one script.
 
     Args:
         path: path of the script.

@@ -7,7 +7,7 @@ import argparse
 import sys
 from importlib.util import find_spec
 
-#: The port unless another is given.
+#: The default port.
 SERVE_PORT = 8470
 #: The libraries of the extra `live`.
 _NEEDED = ("starlette", "uvicorn")

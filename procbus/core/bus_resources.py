@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The resources of one bus: the ones of scope "bus", and the shelves of its workers here."""
+"""The resources of one bus: the resources of scope "bus", and shelves for workers here."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class BusResources:
         """The functions of handlers that have an eager resource.
 
         Args:
-            wanted: says whether the worker runs such a handler.
+            wanted: says whether the worker may run a handler.
         """
         for handler in self._handlers():
             if handler.needs and wanted(handler):

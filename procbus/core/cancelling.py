@@ -10,7 +10,7 @@ from typing import NamedTuple
 CANCEL_GRACE_S = 2.0
 
 #: Maximum time for which `EventBus.cancel` looks for deliveries that are on their way from one
-#: place to the next, in seconds; because that takes microseconds, unless a thread gets no core.
+#: place to the next, in seconds; because the way takes microseconds, unless a thread gets no core.
 ON_THE_WAY_S = 0.05
 
 # Reasons for cancelling a delivery, as words of an error message.

@@ -21,7 +21,7 @@ class Translated:
 
     Args:
         source: the publisher's variable.
-        target: the handler's. In a worker it is the object that this one is pickled as.
+        target: the handler's variable. In a worker it is the object that `source` unpickles to.
     """
 
     def __init__(self, source: ContextVar[Any], target: ContextVar[Any]) -> None:
@@ -37,7 +37,7 @@ class Carry:
     """
 
     def __init__(self, variables: Sequence[ContextVar[Any] | Translated]) -> None:
-        #: Workers look the variables up by this number, as they look up handlers by theirs.
+        #: Workers look the variables up by this number, as they look up a handler by its number.
         self.number = new_number()
         #: They travel in this form, and arrive as the variables to set.
         self.definition = tuple(variables)

@@ -52,7 +52,7 @@ class RunState(Protocol):
 
 
 class _NoRun:
-    """Stands in for the run, where no handler runs."""
+    """Stands in for the run where no handler is running."""
 
     def begin_reports(self) -> NoteProgress:
         """Make a function that notes nothing."""
@@ -70,7 +70,9 @@ _NO_RUN = _NoRun()
 
 
 class HandlerContext:
-    """The running delivery, as its handler sees it. One is made for each run of a handler.
+    """The running delivery, as its handler sees it: the return value of `current()`.
+
+    Each run of a handler has its own.
 
     Example:
         ```python
@@ -123,7 +125,7 @@ class HandlerContext:
         self.event_id = event_id
         #: In a batch handler the id of each event of the list, in its order; else `event_id` alone.
         self.event_ids: tuple[int, ...] = (event_id,)
-        #: Id of the event whose handler published this one, None when it came from outside.
+        #: Id of the event whose handler published this event; None if no handler published it.
         self.parent_id = parent_id
         self.topic = topic
         #: 1 at the first attempt.
@@ -140,11 +142,11 @@ class HandlerContext:
 
     @property
     def delivery_id(self) -> str:
-        """A name for this delivery that no delivery of any other bus has, the same at each attempt.
+        """A name for this delivery, unique among all buses, and the same at each attempt.
 
-        With a journal it stays the same when the delivery is run again after a crash. A handler
-        that stores it together with its effect can therefore tell, later, that it already had that
-        effect.
+        With a journal the name stays the same when the delivery is run again after a crash. So a
+        handler can store the name together with its effect. If it finds the name there at a later
+        run, it already had that effect.
         """
         return f"{self.run.id}-{self.event_id}-{self.handler}"
 
@@ -173,19 +175,20 @@ class HandlerContext:
     ) -> Receipt | None:
         """Publish an event from inside a handler: `publish(event)` or `publish("topic", payload)`.
 
-        From an io handler it goes out at once. From a cpu handler it leaves the worker together
-        with the handler's success, and is dropped if the handler fails. It never blocks.
+        From an io handler the event is published at once. From a cpu handler the event leaves the
+        worker together with the handler's success, and is dropped if the handler fails. The call
+        never blocks.
 
         Args:
             event: the event, or the topic of the payload.
             payload: the event, when a topic is given.
-            delay: as for `EventBus.publish`. From a cpu handler it counts from the handler's
+            delay: as for `EventBus.publish`. From a cpu handler the delay begins with the handler's
                 success.
             at: as for `EventBus.publish`.
 
         Returns:
-            The receipt of the event, in a handler of kind ``"io"``. None in one of kind ``"cpu"``,
-            where the event is published only after the handler has succeeded.
+            The receipt of the event, in a handler of kind ``"io"``. None in a handler of kind
+            ``"cpu"``, because its event is published only after the handler has succeeded.
 
         Raises:
             QueueFull: far too many deliveries are pending (io handlers only; a cpu handler's
@@ -213,12 +216,12 @@ class HandlerContext:
             running.reset(before)
 
     def progress(self, done: Amount, total: Amount | None = None, note: str = "") -> None:
-        """Note how far this handler is, for people and for the supervisor to see.
+        """Report how far this handler is, for people and for the supervisor to see.
 
-        A report takes less than a microsecond and sends no message, so you may make one for each
-        row. The script sees the last one within 0.2 s in `Delivery.progress`, `bus.health()` and
-        the progress bar. A handler that reports is not stalled. If its worker dies, or its time
-        runs out, the error tells how far it was.
+        A report takes less than a microsecond and sends no message, so you may report after each
+        row. The script sees the last report within 0.2 s in `Delivery.progress`, `bus.health()` and
+        the progress bar. A handler that reports does not count as stalled. If its worker dies, or
+        its time runs out, the error tells how far the handler was.
 
         Example:
             ```python
@@ -255,8 +258,8 @@ class HandlerContext:
     def cancelled(self) -> bool:
         """Whether this delivery was cancelled, so that the handler should end.
 
-        It takes less than a microsecond, so you may look in each step of a loop. `check` looks and
-        raises.
+        A look takes less than a microsecond, so you may look in each step of a loop. `check` looks,
+        and raises `Cancelled` if the delivery was cancelled.
         """
         return self._state.cancelled()
 
@@ -280,7 +283,7 @@ class HandlerContext:
             ```
 
         Raises:
-            Cancelled: it was. Let it pass, after tidying up.
+            Cancelled: the delivery was cancelled. Tidy up, and let the exception pass.
         """
         if self._state.cancelled():
             raise Cancelled(
@@ -310,9 +313,10 @@ THREADS_INHERIT = bool(getattr(sys.flags, "thread_inherit_context", 0))
 #: The delivery of the calling thread or task: its `HandlerContext`, or a seat for one.
 #:
 #: A seat is a list. At first it holds a function and its arguments, which make the context. Once a
-#: handler asks, the context takes the function's place. Most handlers never ask, and making it
-#: costs as much as a short handler. Copies of the `contextvars` context share the seat. If threads
-#: inherit it, the seat is cleared at the end of the handler: threads that it started may go on.
+#: handler asks, the context takes the function's place. Most handlers never ask, and making a
+#: context costs as much as a short handler. Copies of the `contextvars` context share the seat. If
+#: threads inherit it, the seat is cleared at the end of the handler, because threads that the
+#: handler started may go on.
 running: ContextVar[list[Any] | HandlerContext | None] = ContextVar("procbus_running", default=None)
 #: Reads it. One object for all threads: see `procbus.system.uncounted`.
 running_now = running.get
@@ -321,8 +325,8 @@ running_now = running.get
 def kept(context: Context) -> Context | None:
     """Turn a copy of the publisher's context into the context that the event's handler runs in.
 
-    None where the context is empty. The variable `running` is cleared: it would keep the event
-    alive whose handler was the publisher.
+    None if the context is empty. The variable `running` is cleared, because it would keep alive the
+    event whose handler was the publisher.
 
     Args:
         context: a copy that nothing else refers to.
@@ -352,7 +356,7 @@ def run_seated(seat: list[Any], function: Callable[[Any], Any], event: Any) -> A
 def made_on(
     worker: CurrentWorker, make: Callable[..., HandlerContext]
 ) -> Callable[..., HandlerContext]:
-    """Make a function that makes contexts as another one does, for handlers of one worker."""
+    """Make a function that makes contexts for handlers of one worker."""
 
     def made(*about: Any) -> HandlerContext:
         context = make(*about)
@@ -365,7 +369,7 @@ def made_on(
 def _copy_decimals(context: Context) -> None:
     """Give a context a decimal context of its own, if it has one.
 
-    The module keeps it in a ContextVar, so copies share one object, which is mutable.
+    The module `decimal` keeps its context in a ContextVar, so copies share one mutable object.
     """
     decimal: Any = sys.modules.get("decimal")
     get = getattr(decimal, "getcontext", None)  # not there while it is being imported
@@ -454,7 +458,8 @@ def current() -> HandlerContext:
 
     Raises:
         ProcbusError: called outside a handler, or in a thread that the handler started. (If
-            threads inherit their starter's context, such a thread has it until the handler ends.)
+            threads inherit the context of the code that starts them, `current()` works in such a
+            thread until the handler ends.)
     """
     try:  # the usual case from the second call on
         if isinstance(first := running.get()[0], HandlerContext):  # type: ignore[index]

@@ -58,7 +58,7 @@ class DeadLetter:
         kind: kind of the handler, ``"io"`` or ``"cpu"``.
         outcomes: how each attempt ended, the last one last; there is at least one.
         failed_at: when it failed for good; aware, in UTC.
-        quarantined: whether it was given up because it killed its workers too often.
+        quarantined: whether the delivery was given up because it killed its workers too often.
     """
 
     event_id: int
@@ -82,15 +82,15 @@ class DeadLetter:
 
     @property
     def attempts(self) -> int:
-        """How often it was tried."""
+        """Number of attempts."""
         return len(self.outcomes)
 
     @property
     def stacks(self) -> tuple[str, ...]:
-        """For each attempt where it failed, as the text of a traceback or stack.
+        """The place in the code where each attempt failed, as the text of a traceback or stack.
 
         A cpu handler's traceback comes from its worker. A handler that was stopped at a limit has
-        the stack at which it was stopped. The text is empty where none could be had, as for a dead
+        the stack at which it was stopped. The text is empty if there is no traceback, as for a dead
         worker.
         """
         return tuple(stack_of(outcome.error) for outcome in self.outcomes)

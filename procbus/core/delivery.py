@@ -74,9 +74,10 @@ class Delivery(Generic[ResultT_co]):
 
     For a type checker it is `Delivery[R]`: `R` is the type of the result.
 
-    All fields are fixed at publishing, except the ones named here. The settlement alone sets
-    `earlier` (with each attempt that another follows) and the end of the delivery, once. It lets go
-    of `receipt` last: a thread that finds None there finds all other fields set.
+    All fields are fixed at publishing, except `earlier`, `receipt` and the fields of the end. Only
+    the settlement sets these. It sets `earlier` with each attempt that another follows, and the end
+    of the delivery once. It lets go of `receipt` last: a thread that finds None there finds all
+    other fields set.
 
     A handler's success is stored in fields of the delivery, and the `Outcome` is made only when
     your code asks for it. That saves one object for nearly every delivery. After any other end
@@ -115,7 +116,7 @@ class Delivery(Generic[ResultT_co]):
         "value",
     )
 
-    #: Number of deliveries that it stands for: more than one for a `Ticket`.
+    #: Number of deliveries that this object stands for: more than one for a `Ticket`.
     weight = 1
 
     #: Whether it is or was in its lane; unset before. Written under the lane's lock.
@@ -188,7 +189,7 @@ class Delivery(Generic[ResultT_co]):
 
     @property
     def progress(self) -> Progress | None:
-        """How far its running handler is, as the handler last reported by `current().progress()`.
+        """The last report of the running handler by `current().progress()`.
 
         None before the first report of an attempt, and once the delivery is settled.
         """
@@ -202,9 +203,9 @@ class Delivery(Generic[ResultT_co]):
         `current().check()`; `grace` seconds later its worker process is killed and replaced, or its
         thread left behind. See docs/cancelling.md.
 
-        The delivery then ends as cancelled: it is not retried, and leaves no dead letter. A handler
-        that succeeds first wins, and the delivery has succeeded. This returns at once, from any
-        thread.
+        The delivery then ends as cancelled: it is not retried, and leaves no dead letter. If the
+        handler succeeds before it is stopped, the delivery counts as succeeded. `cancel` returns at
+        once, and may be called from any thread.
 
         Example:
             ```python
@@ -218,7 +219,7 @@ class Delivery(Generic[ResultT_co]):
 
         Returns:
             True if the delivery is cancelled, or will be unless its handler succeeds first. False
-            if it has ended in another way before.
+            if the delivery has already ended in another way.
         """
         return self.ask_to_cancel(CancelRequest(time.monotonic(), CALLED, for_good=True))
 
@@ -255,9 +256,9 @@ class Delivery(Generic[ResultT_co]):
         raise error
 
     def exception(self) -> BaseException | None:
-        """Return the error of the delivery, None when the handler succeeded.
+        """Return the error of the delivery; None if the handler succeeded.
 
-        Its traceback is the handler's each time, however often the exception was raised since.
+        The error always has the traceback of the handler, however often it was raised since.
 
         Raises:
             ProcbusError: the delivery is not settled yet.
@@ -278,7 +279,7 @@ class Delivery(Generic[ResultT_co]):
 
     @property
     def queued_s(self) -> float:
-        """Seconds from publish until the handler began (until now while it has not)."""
+        """Seconds from publishing until the handler began, or until now if it has not begun."""
         outcome = self.outcome
         if outcome is None:
             return time.monotonic() - self.queued_at
@@ -318,7 +319,8 @@ def cancelled(delivery: Delivery, ran_s: float | None = None, why: str = "") -> 
     Args:
         delivery: the delivery.
         ran_s: duration of the run, in seconds; None if its handler had not begun.
-        why: the reason; "" for that of the request, or else for the closing of the bus.
+        why: the reason; "" takes the reason of the request, or without a request the closing of the
+            bus.
     """
     request = asked_of(delivery)
     why = why or (CLOSED if request is None else request.why)
@@ -365,9 +367,10 @@ def _says_stopped() -> tuple[type[BaseException], ...]:
 def error_to_tell(error: BaseException, delivery: Delivery) -> BaseException:
     """Choose the error that `result()` raises for an exception of the handler.
 
-    It is the exception itself, unless that would end the caller. SystemExit would end the script,
-    with status 0 after `sys.exit(0)`, and CancelledError would end the task. Then a `HandlerExited`
-    takes its place. The futures of an executor raise even these, as the standard library does.
+    `result()` raises the exception itself, unless that would end the caller. SystemExit would end
+    the script, with status 0 after `sys.exit(0)`, and CancelledError would end the task. A
+    `HandlerExited` takes the place of such an exception. The futures of an executor do raise such
+    an exception, as the futures of the standard library do.
     """
     if is_a(error, Exception) or not is_any(error, _ends_callers()):
         return error

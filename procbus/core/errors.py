@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """Every error that procbus raises, in one tree. Each says who has to act.
 
-An error that the standard library has too inherits from the standard one. Code written for an
-executor of the standard library therefore catches ours by the name that it knows.
+If the standard library has an error with the same meaning, the procbus error inherits from it. So
+code written for an executor of the standard library also catches the errors of procbus.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class ProcbusError(Exception):
-    """Base of all errors of procbus. Raised itself for misuse of a receipt or of `current()`.
+    """Base class of all errors of procbus. Misuse of a receipt or of `current()` raises it itself.
 
     Example:
         ```python
@@ -33,7 +33,7 @@ class ProcbusError(Exception):
 
 
 class SubscriptionError(ProcbusError):
-    """A handler cannot be subscribed as written: its author changes the subscription.
+    """A handler cannot be subscribed as written. Change the handler or its options.
 
     Example:
         ```python
@@ -48,7 +48,7 @@ class SubscriptionError(ProcbusError):
 
 
 class TopicError(SubscriptionError):
-    """A topic is neither a class nor a well-formed dotted string: the caller changes the topic.
+    """A topic is neither a class nor a well-formed dotted string. Change the topic.
 
     Example:
         ```python
@@ -63,7 +63,7 @@ class TopicError(SubscriptionError):
 
 
 class OptionError(ProcbusError, ValueError):
-    """An option of the bus makes no sense: its user changes the call.
+    """An option of the bus, or an argument of a method, makes no sense. Change the call.
 
     Example:
         ```python
@@ -78,7 +78,7 @@ class OptionError(ProcbusError, ValueError):
 
 
 class NoSuchHandler(ProcbusError):
-    """The handler named is not subscribed to this bus.
+    """The named handler is not subscribed to this bus.
 
     Example:
         ```python
@@ -110,7 +110,7 @@ class BusClosed(ProcbusError, RuntimeError):
 
 
 class QueueFull(ProcbusError):
-    """`max_pending` deliveries are waiting and `on_full="raise"`: the publisher slows down.
+    """`max_pending` deliveries are pending, and the bus has `on_full="raise"`. Publish later.
 
     Example:
         ```python
@@ -168,11 +168,11 @@ class SerializationError(ProcbusError, PicklingError):
 
 
 class HandlerExited(ProcbusError):
-    """A handler raised an exception that would end the caller of `result()`: script or task.
+    """A handler raised an exception that would end the caller of `result()`: the script or a task.
 
-    These are SystemExit (`sys.exit()`), KeyboardInterrupt, GeneratorExit, and asyncio's
-    CancelledError. If `result()` raised one of them again, it would end the caller: after
-    `sys.exit(0)` with a status of success. So `result()` raises this error instead, with the
+    Such exceptions are SystemExit (`sys.exit()`), KeyboardInterrupt, GeneratorExit, and asyncio's
+    CancelledError. Raised again by `result()`, the exception would end the caller, and after
+    `sys.exit(0)` even with a status of success. So `result()` raises this error instead, with the
     original as its `__cause__`.
 
     Example:
@@ -235,8 +235,8 @@ class BatchFailed(ProcbusError):
     Args:
         errors: the exception of each event that failed, by its index in the list of events. If it
             is empty, all events succeed.
-        results: the results of the batch, one for each event, where the ones at the indices of
-            failed events are ignored; None if there are none.
+        results: the results of the batch, one for each event; None if there are no results. A
+            result at the index of a failed event is ignored.
     """
 
     def __init__(
@@ -254,9 +254,9 @@ class BatchFailed(ProcbusError):
 
 
 class Cancelled(ProcbusError, CancelledError):
-    """A delivery was cancelled, or its handler learned so from `current().check()`.
+    """A delivery was cancelled. `result()` raises this error, and `current().check()` in a handler.
 
-    Code that catches the `CancelledError` of `concurrent.futures` catches this too. It is not
+    Code that catches the `CancelledError` of `concurrent.futures` catches this error too. It is not
     asyncio's `CancelledError`, which would end the task that waits for the result.
 
     Example:
@@ -361,7 +361,8 @@ class MemoryLimitExceeded(ProcbusError):
         handler: name of the handler.
         event_id: id of the event.
         limit_bytes: the limit.
-        peak_bytes: the most resident memory measured, without memory that they share.
+        peak_bytes: the most resident memory that was measured, without memory that the processes
+            share.
         stack: the Python stack of the handler just before it was stopped, as text; empty when it
             could not be read.
         progress: the last `current().progress()` of the handler; None if it reported none.
@@ -445,7 +446,7 @@ class WorkerDied(ProcbusError, BrokenExecutor):
         pid: process id of the dead worker; None when none could be started.
         exit_code: exit code, negative for a signal, as in `subprocess`; None when unknown.
         ran_s: seconds that the handler had been running.
-        out_of_memory: whether the signs say that the kernel killed it for want of memory.
+        out_of_memory: whether the kernel probably killed the process for want of memory.
         progress: the last `current().progress()` of the handler; None if it reported none.
     """
 
@@ -472,9 +473,9 @@ class WorkerDied(ProcbusError, BrokenExecutor):
 
 
 class JobFailed(ProcbusError):
-    """More deliveries of a job failed than its `max_failed` allows, so it was cancelled.
+    """More deliveries of a job failed than its `max_failed` allows, so the job was cancelled.
 
-    The first error of a handler is its cause.
+    The first error of a handler is the `__cause__`.
 
     Example:
         ```python
@@ -531,7 +532,7 @@ class WorkerTraceback(Exception):
     """
 
     def __str__(self) -> str:
-        """Set the text off, as it is shown above the traceback of this process."""
+        """Set the text off: it is shown above the traceback of this process."""
         return f'\n"""\n{self.args[0]}"""'
 
 

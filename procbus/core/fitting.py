@@ -27,7 +27,7 @@ _PROMOTED = {
 def problem_of_annotation(
     function: Callable[..., Any], topics: Iterable[Topic], *, in_list: bool = False
 ) -> str:
-    """Say which topic has no event that is what the function's annotation says; "" if none has.
+    """Say which topic has no event that fits the function's annotation; "" if each topic has some.
 
     Args:
         function: the function of the handler.
@@ -97,7 +97,7 @@ def _may_fit(topic: type, wanted: type) -> bool:
 
 
 def _is_open(each: type) -> bool:
-    """Whether any class may have its methods, and so be taken for it."""
+    """Whether any class with the same methods may count as its subclass."""
     return inspect.isabstract(each) or typing.Protocol in each.__mro__
 
 

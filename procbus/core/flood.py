@@ -39,7 +39,7 @@ class Allowance:
         self._at = -inf
 
     def take(self, now: float) -> bool:
-        """Take one if there is one left, at a time in seconds of `time.monotonic()`."""
+        """Take a token if there is one left, at a time in seconds of `time.monotonic()`."""
         if now > self._at:  # threads may arrive in another order than they read the clock
             self._left = min(self._burst, self._left + (now - self._at) * self._rate)
             self._at = now
@@ -58,7 +58,7 @@ class Flood:
         #: Records left out since the last report, by handler; None is for threads that belong to no
         #: delivery.
         self.left_out: dict[str | None, int] = {}
-        #: Time of the first record left out since then, and time of the last report.
+        #: Time of the first record left out since the last report, and time of that report.
         self._since = -inf
         self._told_at = -inf
 

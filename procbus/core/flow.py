@@ -62,7 +62,7 @@ class Flow(Protocol):
     ) -> BaseException | None:
         """Publish the events of a cpu handler, all or none; return the error if none.
 
-        Call it in a context of its own, in which it may set variables.
+        Call it in a new `contextvars` context, because it may set variables there.
 
         Args:
             delivery: the delivery whose handler published them.
@@ -78,7 +78,7 @@ class Flow(Protocol):
         """The resources that live as long as the bus, and shelves for workers."""
 
     def count_in(self, count: int, /) -> None:
-        """Count deliveries in that the bus itself makes: never waits, and never refuses."""
+        """Count deliveries that the bus itself makes as pending: never waits, and never refuses."""
 
     @property
     def listeners(self) -> Listeners:

@@ -6,8 +6,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 #: For each procbus option, its names in `concurrent.futures`, `multiprocessing`, joblib, Celery,
-#: dramatiq, huey, mpire, pebble, tenacity and others. One name may stand for several options, of
-#: which a call has one.
+#: dramatiq, huey, mpire, pebble, tenacity and others. One name may stand for several options, but
+#: each call has only one of these options.
 _NAMES = {
     "cpu_workers": (
         "workers max_workers num_workers n_workers n_jobs num_jobs jobs processes num_processes "
@@ -61,7 +61,7 @@ for _own, _others in _NAMES.items():
 
 
 def meant_by(given: str, known: Sequence[str]) -> str:
-    """The option that another library gives this name; "" if `known` has none such.
+    """The procbus option that has this name in another library; "" if `known` has no such option.
 
     >>> meant_by("n_jobs", ["cpu_workers", "io_workers"])
     'cpu_workers'

@@ -31,14 +31,14 @@ def begin_at_the_user(error: BaseException) -> None:
 
 
 def useful_cause(error: BaseException) -> BaseException | None:
-    """Choose the cause to show with an error that already says what another one said.
+    """Choose the cause of an error whose message already repeats the message of another error.
 
     Args:
         error: the other error, in most cases of pickle.
 
     Returns:
-        The error, or the first of its causes, that has a frame of the user's, such as one of a
-        `__getstate__`. Its traceback begins there. None if none of them has.
+        The first of `error` and its causes with a frame of the user's code, such as a frame of
+        `__getstate__`. Its traceback begins at that frame. None if none of them has such a frame.
     """
     seen: set[int] = set()
     found: BaseException | None = error

@@ -44,7 +44,7 @@ Kind: TypeAlias = Literal["io", "cpu"]
 """A handler's use of the machine: it waits (``"io"``) or computes (``"cpu"``)."""
 
 DeclaredKind: TypeAlias = Literal["io", "cpu", "auto"]
-"""A kind as it is declared: ``"auto"`` for whichever suits the handler, by measurement."""
+"""A kind as it is declared. With ``"auto"`` the bus chooses the kind, by measurement."""
 
 _numbers = itertools.count(1)  # next() on it is one C call, so two threads never get one number
 
@@ -60,7 +60,7 @@ def new_number() -> int:
 class CallOptions(RetryOptions, total=False):
     """The options that make sense without a topic: an executor's calls have these.
 
-    They type the keyword arguments of a function of yours that passes them on.
+    Use this class to annotate the keyword arguments of a function that passes them on.
 
     Example:
         ```python
@@ -88,7 +88,7 @@ class CallOptions(RetryOptions, total=False):
 class HandlerOptions(CallOptions, total=False):
     """The options of a handler, all explained at `procbus.subscribe`.
 
-    They type the keyword arguments of a function of yours that passes them on.
+    Use this class to annotate the keyword arguments of a function that passes them on.
 
     Example:
         ```python
@@ -192,8 +192,8 @@ class Limits:
 
     Attributes:
         timeout: maximum duration of one attempt, in seconds; None for no limit.
-        max_memory: maximum memory of its worker while it runs, in bytes; None for no limit.
-        grace: time that it has to end once its delivery is cancelled, in seconds.
+        max_memory: maximum memory of the worker during the run, in bytes; None for no limit.
+        grace: time that the run has to end once its delivery is cancelled, in seconds.
 
     Example:
         ```python
@@ -233,33 +233,35 @@ class Handler:
     Attributes:
         number: unique among the handlers of this process; workers know the handler by it.
         function: the function that is called with the event.
-        name: its name in logs, errors and statistics.
+        name: the handler's name in logs, errors and statistics.
         kind: ``"io"`` or ``"cpu"``.
-        topics: the topics that it is subscribed to.
+        topics: the topics to which the handler is subscribed.
         is_async: whether calling the function gives a coroutine.
-        auto: whether it was declared ``"auto"``; then `kind` is the lane that it runs on now.
-        on_threads: whether a bus with ``cpu="auto"`` runs it on threads, though it is a cpu
-            handler.
+        auto: whether the kind was declared as ``"auto"``; then `kind` is the lane that the handler
+            runs on now.
+        on_threads: whether a bus with ``cpu="auto"`` runs this cpu handler on threads.
         limits: the bounds of one run.
         retry: which failures are followed by another attempt, and when.
-        writable: whether it may write to the large buffers of its event; then it gets a copy.
+        writable: whether the handler may write to the large buffers of its event; then it gets a
+            copy of them.
         key: a function of the event; deliveries with the same key run one at a time, in order.
         priority: deliveries of handlers with a larger number go first.
         concurrency: maximum of deliveries that run at the same time; None for no limit of its own.
         where: a function of the event that says whether the handler takes it; None takes all.
-        once: whether it takes one event and is then unsubscribed.
-        batch: maximum of events in one call, if it takes lists of events; None if it takes events.
+        once: whether the handler takes one event and is then unsubscribed.
+        batch: maximum of events in one call of a batch handler; None if the handler takes single
+            events.
         batch_wait: maximum wait of an event for others of its call, in seconds.
         rate: maximum of runs that begin in any period; None for no limit.
         rate_key: a function of the event; the rate holds for the events of each key.
-        limited: whether its runs have to be watched, for a timeout or a max_memory.
-        gated: whether its deliveries may wait for each other: it has a key, a concurrency or a
-            rate.
+        limited: whether runs of the handler have to be watched, for a timeout or a max_memory.
+        gated: whether deliveries of the handler may wait for each other: it has a key, a
+            concurrency or a rate.
         needs: the parameters that are given a resource, and the resources.
-        call: the function that workers call with the event: it gives the handler its resources. For
-            a handler without resources it is `function` itself.
+        call: the function that workers call with the event. It calls `function` with the event and
+            the handler's resources. Without resources it is `function` itself.
 
-    The fields of its limits and of its retry policy are attributes of the handler too.
+    The fields of `limits` and of `retry` are attributes of the handler too.
     """
 
     number: int = field(default_factory=new_number)
@@ -318,7 +320,7 @@ class Handler:
 
     @property
     def grace(self) -> float:
-        """Time that it has to end once its delivery is cancelled, in seconds."""
+        """Time that a run has to end once its delivery is cancelled, in seconds."""
         return self.limits.grace
 
     @property
@@ -328,7 +330,7 @@ class Handler:
 
     @property
     def backoff(self) -> Backoff:
-        """A function of the failed attempt's number and outcome: seconds until the next."""
+        """A function of the failed attempt's number and outcome: seconds until the next attempt."""
         return self.retry.backoff
 
     @property
@@ -355,17 +357,17 @@ class CpuPlace(NamedTuple):
 
 
 def calling(handler: Handler, function: Callable[..., Any], **changes: Any) -> Handler:
-    """The same handler, with a function that calls its `call`, and other changes."""
+    """Copy a handler, with a function that calls its `call`, and with other changes."""
     return replace(handler, function=function, needs=(), **changes)
 
 
 def as_kind(handler: Handler, kind: Kind, *, on_threads: bool = False) -> Handler:
-    """The same handler for another lane, with a number of its own."""
+    """Copy a handler for another lane; the copy has its own number."""
     return replace(handler, kind=kind, on_threads=on_threads, number=new_number())
 
 
 def with_topics(handler: Handler, topics: tuple[Topic, ...]) -> Handler:
-    """The same handler, with its number, on other topics."""
+    """Copy a handler, with its number, for other topics."""
     return replace(handler, topics=topics)
 
 
@@ -469,7 +471,7 @@ def _problems_of_rate(own: Mapping[str, Any]) -> Iterator[str]:
 def make_handler(
     function: Callable[..., Any], topic: object = None, **options: Unpack[HandlerOptions]
 ) -> Handler:
-    """Check a subscription and make the handler of it.
+    """Check a subscription and make its handler.
 
     Args:
         function: takes the event as its one argument.
@@ -487,7 +489,7 @@ def make_handler(
     try:
         parts = make_parts(options)
     except ValueError as error:
-        # The sentence quotes an exception of a backoff function only in part: the cause has the
+        # The message quotes an exception of a backoff function only in part: the cause has the
         # rest.
         raise SubscriptionError(f"handler {name_of(function)}: {error}") from error.__cause__
     kind = parts["kind"]

@@ -38,7 +38,7 @@ class Histogram:
     @property
     def count(self) -> int:
         """The number of durations: the sum of their weights."""
-        # Summed here and not counted in `add`: `add` runs for every event, this only for a
+        # Summed here and not counted in `add`: `add` runs for every event, `count` only for a
         # snapshot.
         return sum(self._buckets.copy().values())
 
@@ -79,7 +79,7 @@ class Histogram:
         return tuple(sum(weight for b, weight in buckets if b < first) for first in firsts)
 
     def quantile(self, q: float) -> float | None:
-        """Tell the duration that a share `q` of all durations does not exceed.
+        """Return the quantile `q`: the duration that a share `q` of all durations does not exceed.
 
         Args:
             q: from 0 (the shortest) to 1 (the longest).
@@ -103,7 +103,7 @@ class Histogram:
 
 
 def _middle_s(bucket: int) -> float:
-    """The middle of a bucket in seconds, by ratio: equally many percent from both its ends."""
+    """The geometric middle of a bucket in seconds: the same ratio to both its ends."""
     if bucket == _ZERO:
         return 0.0
     return exp2((bucket - _OFFSET + 0.5) / _PER_OCTAVE)

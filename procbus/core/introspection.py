@@ -61,10 +61,10 @@ def _element_of(function: Callable[..., Any], hint: Any) -> object:
 
 
 def hint_of_first(function: Callable[..., Any]) -> Any:
-    """Return the annotation of the first parameter; `Any` if it does not tell.
+    """Return the annotation of the first parameter; `Any` if it cannot be known.
 
-    A wrapper, which has `__wrapped__`, shows the parameters of the function in it: its own may be
-    others.
+    The signature of a wrapper, which has `__wrapped__`, is the signature of the wrapped function.
+    The wrapper itself may take other parameters.
     """
     if _is_wrapper(function):
         return Any
@@ -75,7 +75,7 @@ def hint_of_first(function: Callable[..., Any]) -> Any:
 
 
 def element_in(hint: Any) -> Any:
-    """The class of the events, for the annotation of a list of them; `Any` if it does not tell."""
+    """The class of the events in an annotation of a list; `Any` if the annotation does not say."""
     args = typing.get_args(hint)
     return args[0] if typing.get_origin(hint) in _LISTS and args else Any
 
@@ -163,9 +163,9 @@ def _first_annotation(function: Callable[..., Any]) -> object:
 
 
 def _resolve(function: Callable[..., Any], annotation: object) -> object:
-    """Evaluate one annotation and the strings in it, leaving the function's others alone.
+    """Evaluate one annotation and the strings in it, and no other annotation of the function.
 
-    The others may be names that exist only for the type checker.
+    The other annotations may be names that exist only for the type checker.
     """
     source = written(function)
     holder = types.SimpleNamespace(__annotations__={"event": annotation})
@@ -200,7 +200,7 @@ def _closure_of(function: object) -> dict[str, object]:
 
 
 def members_of(hint: Any) -> Iterator[object]:
-    """Yield the members of an annotation that is a union or the alias of one; else itself."""
+    """Yield the members of a union, or of the alias of a union; any other annotation is yielded."""
     if sys.version_info >= (3, 12) and isinstance(hint, typing.TypeAliasType):
         yield from members_of(hint.__value__)
     elif typing.get_origin(hint) in (typing.Union, types.UnionType):
@@ -261,7 +261,7 @@ def is_async_generator(function: Callable[..., Any]) -> bool:
 
 
 def accepts(function: Callable[..., Any], arguments: int) -> bool:
-    """Whether it can be called with this many positional arguments; True when it does not tell."""
+    """Whether the function can be called with this many positional arguments; True if unknown."""
     signature = signature_of(function)
     if signature is None:
         return True
@@ -276,7 +276,7 @@ def identity_of(function: Callable[..., Any]) -> Hashable:
     """Return a value that is equal for two callables exactly if they are one handler.
 
     `store.take` makes a new method object each time, and all of them are one handler. Two partials
-    are one handler if they bind the very same objects. The value holds while the callable lives.
+    are one handler if they bind the very same objects. The value is valid while the callable lives.
     Computing it runs no method of the user's classes, not even ``__eq__``.
     """
     kind = type(function)
@@ -305,7 +305,7 @@ def looks_unimportable(function: Callable[..., Any]) -> bool:
 
 
 def _is(function: Callable[..., Any], asked: Callable[[Any], bool]) -> bool:
-    """Ask it of the function, or of a callable object's ``__call__``, beneath partials."""
+    """Apply a test to the function, or to a callable object's ``__call__``, beneath partials."""
     inner = without_partial(function)
     try:
         if asked(inner):

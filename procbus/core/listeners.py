@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The listeners of one bus: who is told of which moment."""
+"""The listeners of one bus: which listener is told of which moment."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ Ears = tuple[Ear, ...]
 
 
 def tell(ears: Ears, moment: object) -> None:
-    """Call listeners one after the other, whatever another one raises.
+    """Call listeners one after the other, even if one of them raises.
 
     Raises:
         KeyboardInterrupt: Ctrl-C came meanwhile.
@@ -83,11 +83,11 @@ def tell(ears: Ears, moment: object) -> None:
 class Listeners:
     """The listeners of one bus, by moment. Thread-safe.
 
-    Each field is a tuple, replaced whole, and empty while that moment has no listener: then no
-    record is made. The lock `_lock` guards the replacing.
+    Each field is a tuple, replaced whole. While a moment has no listener, its tuple is empty, and
+    no record of that moment is made. The lock `_lock` guards the replacing.
 
     Attributes:
-        publishing: whether anybody listens to `published` or `accepted`.
+        publishing: whether any listener has a method `published` or `accepted`.
     """
 
     __slots__ = ("_lock", "_make_seat", "publishing", *MOMENTS)
@@ -119,7 +119,7 @@ class Listeners:
         """Tell a listener of the moments that it has methods for, from now on.
 
         Raises:
-            OptionError: it has none.
+            OptionError: it has no method for any moment.
         """
         ears = _ears_of(listener)
         with self._lock:
@@ -142,7 +142,7 @@ class Listeners:
     ) -> None:
         """Tell listeners of a moment; events that they publish never wait for room.
 
-        They are told nothing of a `Ticket`, but of the deliveries that it stands for.
+        Of a `Ticket` they are told nothing; they are told of its deliveries instead.
 
         Args:
             ears: the listeners.
@@ -176,9 +176,9 @@ class Listeners:
         self.tell_of(self.started, started, delivery, receipt)
 
     def tell_accepted(self, delivery: Delivery) -> None:
-        """Tell listeners of an accepted delivery; before the first of its event, of the event.
+        """Tell listeners of an accepted delivery. Before an event's first one, tell of the event.
 
-        It is called in the context of the publisher, which `running` tells.
+        It is called in the context of the publisher: the variable `running` has the publisher.
         """
         receipt = delivery.receipt
         if receipt is None:
@@ -194,7 +194,7 @@ class Listeners:
 
 
 class Listening:
-    """The return value of `EventBus.listen`: stop it, or use it in a `with` block.
+    """The return value of `EventBus.listen`: call `stop`, or use it in a `with` block.
 
     Example:
         ```python
@@ -217,7 +217,7 @@ class Listening:
         self._ears = ears
 
     def stop(self) -> None:
-        """Call the listener no more. A call that has begun still ends. Idempotent."""
+        """Call the listener no more. A call that has begun goes on to its end. Idempotent."""
         self._listeners.remove(self._ears)
 
     def __enter__(self) -> Self:

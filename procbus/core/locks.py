@@ -70,7 +70,7 @@ _doing = threading.Lock()
 
 
 class Tangled(ProcbusError):
-    """A thread that holds one lock cannot get another, whose owner may be waiting for the first."""
+    """A thread that holds a lock cannot get another lock, whose owner may wait for the first."""
 
     def __init__(self) -> None:
         super().__init__(
@@ -101,7 +101,7 @@ class Lock(RLock):  # type: ignore[misc] # final in the stubs alone
         return True
 
     def owned(self) -> bool:
-        """Whether the calling thread holds it."""
+        """Whether the calling thread holds this lock."""
         if self._asks is None:
             self._asks = threading.Condition(self)
         try:
@@ -116,9 +116,10 @@ def _forget(key: int, _: object) -> None:
 
 
 def acquire(lock: Lock) -> None:
-    """Take a lock, once it was tried in vain.
+    """Take a lock after a first try has failed.
 
-    With the GIL it does not block, so that the thread has the GIL when it gets the lock.
+    With the GIL the lock is only tried, never waited for, so that the thread has the GIL when it
+    gets the lock.
 
     Raises:
         Tangled: the thread holds another lock, and waiting might last for ever.
@@ -149,7 +150,7 @@ def check_may_wait(*, interrupts: bool = False) -> None:
         interrupts: whether this thread is known to have been interrupted in procbus.
 
     Raises:
-        ProcbusError: the thread was, or it holds a lock of ours.
+        ProcbusError: the thread was interrupted in procbus, or it holds a lock of ours.
     """
     if interrupts or holding():
         raise ProcbusError(

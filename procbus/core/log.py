@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""procbus's own log, for threads that others depend on: the user's logging cannot stop them.
+"""procbus's own log: an error in the user's logging cannot stop a thread of procbus.
 
-A filter or a log handler of yours may raise. In a thread that settles deliveries, an exception
-there would leave receipts open for ever. So it is printed on stderr, and the thread goes on.
+A filter or a log handler of yours may raise. In a thread that settles deliveries, such an exception
+would leave receipts open for ever. So it is printed on stderr, and the thread goes on.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class _HarmlessLog(logging.LoggerAdapter[logging.Logger]):
                 traceback.print_exc()
 
 
-#: The log of procbus, and the logs below it: docs/logs.md says which has which records.
+#: The log of procbus, and the logs below it: docs/logs.md says which records go to which log.
 log = _HarmlessLog(logging.getLogger("procbus"))
 advice_log = _HarmlessLog(logging.getLogger("procbus.advice"))
 journal_log = _HarmlessLog(logging.getLogger("procbus.journal"))

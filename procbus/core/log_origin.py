@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: MIT
 """The origin of a log record: the delivery in whose handler it was made, as attributes of it.
 
-In a worker process the log handler that sends records adds them. In the script a filter on the
-logger does. While a bus lives, the factory of log records gives each logger that a handler uses
-this filter. The factory cannot add the attributes itself: `logging` would refuse `extra=` with one
-of their names. So they are added after `extra=`, and a value given there stays.
+In a worker process the log handler that sends records adds these attributes. In the script a filter
+on the logger adds them. While a bus lives, the factory of log records gives this filter to each
+logger that a handler uses. The factory cannot add the attributes itself: `logging` would refuse an
+`extra=` with one of their names. So they are added after `extra=`, and a value in `extra=` stays.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ class Origin(NamedTuple):
     """The origin of a record or warning. Its fields become attributes of the record."""
 
     worker_pid: int
-    #: Name of the handler. It and all below are None between deliveries, and in a thread of none.
+    #: Name of the handler. This field and all below are None between deliveries, and in a thread
+    #: that belongs to no delivery.
     handler: str | None = None
     event_id: int | None = None
     attempt: int | None = None
@@ -68,7 +69,7 @@ def about(origin: Origin) -> dict[str, Origin]:
     return {_BROUGHT: origin}
 
 
-#: The attribute of a record that several workers may make, and that is handled once: its key.
+#: The attribute with the key of a record that several workers may make, and that is handled once.
 ONCE = "_procbus_once"
 
 
@@ -78,7 +79,7 @@ def told_once(key: str) -> dict[str, str]:
 
 
 def about_delivery(delivery: Delivery, attempt: int, pid: int | None = None) -> dict[str, Origin]:
-    """The same about one attempt.
+    """The `extra=` for a record of procbus's own loggers about one attempt.
 
     Args:
         delivery: the delivery, which is not settled.
@@ -92,7 +93,7 @@ def about_delivery(delivery: Delivery, attempt: int, pid: int | None = None) -> 
 
 
 class _AddOrigin(logging.Filter):
-    """Adds its origin to each record that a handler of this process makes, and to procbus's own."""
+    """Adds the origin to records that handlers of this process make, and to procbus's own."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         attributes = record.__dict__
@@ -115,10 +116,11 @@ for _each in LOGS:
 
 
 class _Factory:
-    """Makes log records as before, once their logger has the filter.
+    """Makes log records as before, but first gives the logger the filter.
 
-    A logger keeps the filter: while another thread goes through the list of a logger's filters,
-    one may be added to its end, and none removed. It does nothing outside handlers.
+    A logger keeps the filter: another thread may be going through the list of the logger's filters,
+    so a filter may be added to the end of the list, and none removed. The filter does nothing
+    outside handlers.
 
     Args:
         before: the factory that makes the records.
@@ -163,5 +165,7 @@ def leave_out_origins(bus: object) -> None:
     factory = logging.getLogRecordFactory()
     if not _living and isinstance(factory, _Factory):
         logging.setLogRecordFactory(factory.before)
-        for another in list(_living):  # it began meanwhile, and may have found the factory there
+        for another in list(
+            _living
+        ):  # it began meanwhile, and may have found this factory in place
             add_origins(another)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Measures one handler while it runs: wall time, CPU time, and the share of it that is waiting.
+"""Measures one handler while it runs: its wall time, its CPU time, and the share spent waiting.
 
 The advice needs to know whether a handler waits or computes, and whether it holds the GIL
 meanwhile. A meter collects sums and looks; `Evidence` is the result.
@@ -57,12 +57,12 @@ class Evidence:
         ```
     """
 
-    #: The lane that it ran on, and whether it is an `async def`.
+    #: The lane that the handler ran on, and whether it is an `async def`.
     kind: Literal["io", "cpu"]
     is_async: bool = False
     #: Number of runs that the figures stand for; of a short handler only a sample is measured.
     runs: int = 0
-    #: From its start to its end.
+    #: Wall time: from the start of the run to its end.
     wall_s: float = 0.0
     #: CPU time: of its thread, or of its worker process.
     cpu_s: float = 0.0
@@ -75,14 +75,16 @@ class Evidence:
     #: sleep.
     wait_s: Span = NONE
     #: CPU time for sending an event to a worker and reading its result: in the script, and in the
-    #: worker. For an io handler, the time that it would take.
+    #: worker. For an io handler, the time that sending and reading would take.
     transport_s: float = 0.0
     unpacking_s: float = 0.0
-    #: Why events or results cannot travel to a worker; empty when they can, None when never tried.
+    #: The reason why events or results cannot travel to a worker; empty if they can, None if that
+    #: was never tried.
     obstacle: str | None = None
-    #: From publishing to its start.
+    #: Time from publishing to the start of the run.
     queue_s: float = 0.0
-    #: Runs at once, while there were any, and the CPU seconds that they used in each second.
+    #: Number of runs at the same time, while there were any, and the CPU seconds that they used in
+    #: each second.
     at_once: float = 0.0
     load: float = 0.0
     #: All attempts, measured or not, and the seconds that they took together.
@@ -112,8 +114,8 @@ class Machine:
     cpu_auto: bool = False
 
 
-#: Threshold of a long run, in seconds; long runs are all measured, shorter ones one in `ONE_IN`.
-#: That is a prime, so that handlers which take turns are all met.
+#: Threshold of a long run, in seconds. All long runs are measured, and one in `ONE_IN` of the
+#: shorter runs. `ONE_IN` is a prime, so that handlers which take turns are all measured.
 LONG_S = 1e-3
 ONE_IN = 127
 
@@ -126,7 +128,7 @@ STIR_S = 0.2
 _ENOUGH_S = 60.0
 _ENOUGH_RUNS = 150
 _ENOUGH_LOOKS = 4_000
-#: Share of its time that a handler computes at least, so that more threads than cores do not help.
+#: Minimum share of computing in a handler's time from which more threads than cores do not help.
 BUSY = 0.9
 #: Number of looks that settle how a handler spends its time; later looks are rarer.
 SETTLED = 1_000
@@ -134,8 +136,8 @@ SETTLED = 1_000
 _UNSEEN = 0.25
 #: Weight of the newest value in a running average.
 _NEWEST = 0.2
-#: Width of the interval for a share found by looks, in standard errors; because 1.28 makes it right
-#: eight times of ten.
+#: Width of the interval for a share found by looks, in standard errors; because an interval of 1.28
+#: is right eight times of ten.
 _Z = 1.28
 
 
@@ -147,7 +149,7 @@ class Doing(Enum):
     FREE = "computes without the GIL"
     #: It waited for the GIL, which another thread had.
     QUEUES = "waits for the GIL"
-    #: It waited for something else than the GIL.
+    #: It waited for something other than the GIL.
     WAITS = "waits"
 
 
@@ -291,7 +293,7 @@ class Meter:
                 self._looks = {each: count / 2 for each, count in self._looks.items()}
 
     def note_weight(self, cost_s: float) -> None:
-        """Add the estimated cost of sending an event and reading a result, half of it each."""
+        """Add the estimated cost of sending an event and reading a result, half of it to each."""
         self._sent_s = _mean(self._sent_s, cost_s / 2)
         self._received_s = _mean(self._received_s, cost_s / 2)
         self.unpacking_s = self._sent_s + self._received_s  # reading takes about as long as writing
@@ -313,7 +315,7 @@ class Meter:
 
     @property
     def is_long(self) -> bool:
-        """Whether its runs are long enough to be looked at."""
+        """Whether the runs are long enough to be looked at."""
         return self._wall_s > LONG_S * self._runs
 
     def evidence(
@@ -331,7 +333,7 @@ class Meter:
             kind: the lane that the handler ran on.
             is_async: whether it is an `async def`.
             queue_s: how long its deliveries waited to begin, in seconds, on average.
-            most: maximum of runs that there were; because a sample may stand for too many.
+            most: maximum of runs that there can have been; because a sample may stand for too many.
             gil: whether this process has a GIL.
         """
         with self._lock:
@@ -389,7 +391,7 @@ class Meter:
         self._walls = Histogram()
 
     def _wait_on_loop(self, suspended_s: float, active_s: float) -> Span:
-        """Bounds of the time that an `async def` waited, perhaps for others."""
+        """Bounds of the time that an `async def` waited, perhaps for other coroutines."""
         return Span(suspended_s if self._cpu_s < 0.5 * active_s else 0.0, suspended_s)
 
     def _looked(self, wall_s: float, cpu_s: float) -> tuple[Span, Span]:

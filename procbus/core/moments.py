@@ -216,7 +216,7 @@ class WorkerStarted:
         worker: name of its place in the lane, as in `bus.health()`.
         pid: its process; for a thread the script's own.
         at: time when it was ready.
-        start_s: time from its launch until then, in seconds.
+        start_s: time from its launch until it was ready, in seconds.
     """
 
     worker: str
@@ -250,8 +250,8 @@ class WorkerEnded:
         worker: name of its place in the lane, as in `bus.health()`.
         pid: its process; None if it never had one.
         at: time when the bus noticed.
-        died: whether the bus did not end it in good order: it crashed, was killed for a limit,
-            could not start, or was on a host that left.
+        died: False if the bus ended the worker in good order. True if the worker crashed, was
+            killed for a limit, could not start, or was on a host that left.
         reason: the reason, in words.
         exit_code: exit code of its process if it died, negative for a signal; None if unknown.
     """
@@ -301,11 +301,11 @@ class WorkerStalled:
 
 
 class Listener:
-    """The methods of an object for `EventBus.listen`, which needs one of them at least.
+    """The methods of an object for `EventBus.listen`. The object needs at least one of them.
 
-    Inherit from this class if a type checker should compare your methods with these; any other
-    object will do too. Methods that you leave out cost nothing. docs/listeners.md says when each is
-    called, and in which thread.
+    Inherit from this class if a type checker should compare your methods with these. An object of
+    any other class will do too. Methods that you leave out cost nothing. docs/listeners.md says
+    when each method is called, and in which thread.
 
     Example:
         ```python

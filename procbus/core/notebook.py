@@ -39,7 +39,8 @@ def _shell() -> Any:
 class Redefined:
     """Counts the resources that were defined anew, in a notebook or by a reload.
 
-    A worker that has seen another count looks again which resources its handlers use.
+    If the count has changed since a worker last looked, the worker looks again which resources its
+    handlers use.
     """
 
     def __init__(self) -> None:

@@ -30,10 +30,10 @@ class Option(NamedTuple):
     Attributes:
         default: the default, as a user would write it.
         check: makes the checked form of a value.
-        only_cpu: advice for a user who gives it to an io handler, if only cpu handlers may have it;
-            else "".
-        no_threads: the reason why threads cannot keep it for cpu handlers, if only processes can;
-            else "".
+        only_cpu: advice for a user who gives the option to an io handler, if only cpu handlers may
+            have it; else "".
+        no_threads: the reason why threads cannot keep the option for cpu handlers, if only
+            processes can; else "".
     """
 
     default: Any

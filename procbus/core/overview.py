@@ -44,7 +44,7 @@ def shown_as(overview_of: Callable[[Any], Overview]) -> Callable[[type[_T]], typ
             return text_of(overview_of(self))
 
         def _repr_html_(self: _T) -> str:
-            """Show the same in a notebook."""
+            """The overview as HTML, for a notebook."""
             return html_of(overview_of(self))
 
         for method in (__str__, _repr_html_):

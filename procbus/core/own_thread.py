@@ -32,12 +32,12 @@ class OwnThread(threading.Thread):
 def run_in_thread(name: str, function: Callable[[], object]) -> bool:
     """Run a function in a daemon thread of this name; return whether the thread could be started.
 
-    `Thread.start` takes locks of its own, which the interrupted thread may hold. Starting a thread
-    by `_thread` takes none.
+    `Thread.start` takes locks of `threading`, which an interrupted thread may hold.
+    `_thread` starts a thread without locks.
     """
 
     def start() -> None:
-        # In a second thread, because `threading` would list this one under a meaningless name.
+        # In a second thread, because `threading` would list the first under a meaningless name.
         try:
             OwnThread(name, function).start()
         except RuntimeError:  # the interpreter began to end meanwhile: run it here after all

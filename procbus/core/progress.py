@@ -52,7 +52,7 @@ class Progress(NamedTuple):
     at: float
 
     def __str__(self) -> str:
-        """Say it in a few words, on one line."""
+        """The report in a few words, on one line."""
         text = _amount(self.done)
         if self.total is not None:
             text += f" of {_amount(self.total)}"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""A rate: how many runs of a handler may begin in any period, and how that is written."""
+"""A rate: the maximum of runs of a handler that begin in any period, and how to write a rate."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _LONGEST_S = 366 * 86_400.0
 class Rate:
     """At most `count` runs begin in any period of `period_s` seconds.
 
-    `written` is the text that it was made from.
+    `written` is the rate as the user wrote it, such as "300/min".
 
     Example:
         ```python

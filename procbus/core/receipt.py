@@ -42,11 +42,11 @@ Callbacks = tuple[Callable[["Receipt"], object], ...]
 
 
 def call_all(receipts: Iterable[Receipt], callbacks: Callbacks | None = None) -> None:
-    """Call the callbacks of receipts that are done, whatever another callback raises.
+    """Call the callbacks of receipts that are done, even if another callback raises.
 
     Args:
         receipts: the receipts, which let go of their callbacks.
-        callbacks: called in place of theirs.
+        callbacks: called in place of the receipts' own callbacks.
 
     Raises:
         KeyboardInterrupt: Ctrl-C came meanwhile.
@@ -82,7 +82,7 @@ class SharedBlock(Protocol):
     users: int
 
     def release(self) -> None:
-        """Let the pool use the memory again: the last of these deliveries is settled."""
+        """Let the pool use the memory again: the last delivery of the event is settled."""
 
 
 class Receipt(Generic[EventT_co, ResultT_co]):
@@ -116,14 +116,15 @@ class Receipt(Generic[EventT_co, ResultT_co]):
 
     event: EventT_co
     topic: str | None
-    #: Id of the event whose handler published this one; None when it came from outside.
+    #: Id of the event whose handler published this event; None if no handler published it.
     parent_id: int | None
     lock: Lock
     #: Number of open deliveries.
     left: int
     #: The event's large buffers in shared memory, until its last delivery is settled.
     block: SharedBlock | None
-    #: Called once it is done. Only ever replaced: several receipts may share it.
+    #: Called once the receipt is done. The tuple is replaced and never changed, because several
+    #: receipts may share it.
     callbacks: Callbacks | None
 
     @property
@@ -143,15 +144,15 @@ class Receipt(Generic[EventT_co, ResultT_co]):
 
     @property
     def has_failure(self) -> bool:
-        """Whether a delivery of it failed; a cancelled one did not."""
+        """Whether a delivery of the event failed. A cancelled delivery does not count as failed."""
         ends = [each.failure for each in self._present()]
         return any(end is not None and end.kind is not OutcomeKind.CANCELLED for end in ends)
 
     def when_done(self, callback: Callable[[Receipt[EventT_co, ResultT_co]], object]) -> None:
-        """Call `callback(receipt)` once every delivery is settled; at once if they are already.
+        """Call `callback(receipt)` once every delivery is settled; at once if all are already.
 
-        It runs in the thread that settles: keep it short, and never let it block. An exception from
-        it is logged.
+        The callback runs in the thread that settles the last delivery: keep the callback short, and
+        never let it block. An exception from the callback is logged.
         """
         if not self.tell((callback,)):
             call_all((self,), (callback,))
@@ -159,7 +160,7 @@ class Receipt(Generic[EventT_co, ResultT_co]):
     def tell(self, callbacks: Callbacks) -> bool:
         """Have callbacks called as by `when_done`, unless every delivery is settled already.
 
-        Many receipts may be given the same tuple: then it costs a third of `when_done`.
+        Many receipts may be given the same tuple: then `tell` costs a third of `when_done`.
 
         Returns:
             False if every delivery is settled, and nothing will be called.
@@ -366,7 +367,7 @@ class Receipt(Generic[EventT_co, ResultT_co]):
         return self
 
     def __await__(self) -> Generator[Any, None, ResultT_co]:
-        """Wait in an event loop; it has the value of `result()`."""
+        """Wait in an event loop: `await receipt` gives the value of `result()`."""
         delivery = self._only_delivery()
         yield from self.settled().__await__()
         return delivery.result()
@@ -402,7 +403,7 @@ class Receipt(Generic[EventT_co, ResultT_co]):
         return f"<Receipt of event #{self.id} ({what}): {', '.join(counts)}>"
 
     def _repr_html_(self) -> str:
-        """Show it in a notebook, with a row for each delivery."""
+        """Show the receipt in a notebook, as a table with a row for each delivery."""
         from procbus.core.overview import Table, html_of  # only now: few scripts need it
 
         first = repr(self)[1:-1]
@@ -472,11 +473,11 @@ class FanReceipt(Receipt[EventT_co, ResultT_co]):
 
 
 class SoleReceipt(Receipt[EventT_co, ResultT_co], Delivery[ResultT_co]):
-    """The receipt of an event with one handler, as most have: it is the delivery as well.
+    """The receipt of an event with one handler, as most events have. It is also the delivery.
 
-    Lanes and settlement use it as the delivery, the publisher as the receipt. That makes one object
-    for each event instead of two. The garbage collector takes a quarter of the time of a script
-    that keeps its receipts; this halves its work.
+    Lanes and settlement use the object as the delivery, the publisher uses it as the receipt. So
+    there is one object for each event instead of two. In a script that keeps its receipts, the
+    garbage collector takes a quarter of the time; one object instead of two halves its work.
     """
 
     __slots__ = ("block", "callbacks", "event", "left", "lock", "parent_id", "topic")
@@ -531,7 +532,7 @@ class SoleReceipt(Receipt[EventT_co, ResultT_co], Delivery[ResultT_co]):
 class SoleDelivery(Delivery[ResultT_co]):
     """The delivery of a `SoleReceipt`, as users see it: made only when your code asks for it.
 
-    None of a delivery's fields is set here, so that Python looks each of them up by `__getattr__`.
+    No field of a delivery is set here, so that Python looks up each field by `__getattr__`.
     """
 
     __slots__ = ("_of",)
@@ -600,10 +601,10 @@ class WaitedReceipt(SoleReceipt):
     waiter: Any
 
     def answer(self, owner: Owner, waiter: Waiter) -> None:
-        """Have the delivery's end told to the object that waits. Called before it is queued."""
+        """Tell the end of the delivery to the object that waits. Called before it is queued."""
         self.owner = owner
         self.waiter = waiter
-        # One tuple for all of them: a list and a bound method for each receipt were a seventh of
+        # One tuple for all receipts: a list and a bound method for each receipt were a seventh of
         # the garbage collector's work for a call.
         self.callbacks = _TELL
         waiter.delivery = self

@@ -34,7 +34,7 @@ class Provenance(NamedTuple):
     #: an imported module the module spec, which reloading makes anew; else the code of the script.
     #: None if it cannot be found.
     run: int | ModuleSpec | CodeType | None
-    #: The cell whose run subscribed it; and the subscribing statement: its code and line.
+    #: The cell whose run subscribed the handler; and the subscribing statement: its code and line.
     cell: int | None
     statement: tuple[CodeType, int] | None
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """Resources: objects that handlers need and workers keep, such as a model or a connection.
 
-`@resource` declares how one is opened and closed. `use` names it in the parameter of a handler, and
-in the parameter of another resource.
+`@resource` declares how a resource is opened and closed. `use` names the resource in a parameter of
+a handler, or of another resource.
 """
 
 from __future__ import annotations
@@ -37,7 +37,8 @@ T = TypeVar("T")
 Scope: TypeAlias = Literal["worker", "bus", "event"]
 """The life of a resource: as long as a worker, as the bus, or as one attempt of a handler."""
 
-#: From the longest life to the shortest. A resource may use only the ones that live as long.
+#: From the longest life to the shortest. A resource may use only resources that live at least as
+#: long.
 _SCOPES: tuple[Scope, ...] = ("bus", "worker", "event")
 
 #: Parameters that are given a resource: their names, and the resources.
@@ -47,17 +48,17 @@ Needs: TypeAlias = tuple[tuple[str, "Resource[Any]"], ...]
 class Resource(Generic[T]):
     """An object that handlers need and workers keep. Made by `resource`; handlers `use` it.
 
-    Calling it calls the function that it was made of.
+    Calling the resource calls the function of which it was made.
 
     Attributes:
         function: opens the resource.
         name: module and qualified name of that function.
         scope: ``"worker"``, ``"bus"`` or ``"event"``.
         eager: whether it is opened when the worker starts.
-        needs: the resources that it uses itself, with the names of its parameters.
+        needs: the other resources that it uses, with the names of its parameters.
         is_async: whether it is opened and closed on the event loop.
         token: names this definition, in all processes of the script.
-        former: the tokens of the definitions that it has replaced in a notebook.
+        former: the tokens of the definitions that this one has replaced in a notebook.
 
     Example:
         ```python
@@ -88,7 +89,7 @@ class Resource(Generic[T]):
         return self.function(*args, **kwargs)
 
     def __repr__(self) -> str:
-        """Say its name and scope."""
+        """Show name and scope."""
         return f"<resource {self.name}, scope {self.scope}>"
 
     def __reduce__(self) -> Any:
@@ -175,9 +176,10 @@ def resource_in(marker: Use) -> Resource[Any]:
 
 
 def use(resource: Resource[T]) -> T:
-    """Name a resource that a parameter gets, as the parameter's default.
+    """Name the resource of a parameter: write `use(resource)` as the parameter's default.
 
-    Type checkers take it for the object that the resource gives.
+    For type checkers, the type of `use(resource)` is the type of the object that the resource
+    gives.
 
     Args:
         resource: a function decorated with `resource`, or ``resource(SomeContextManager)``.
@@ -283,10 +285,11 @@ def resource(
         function: opens the object. Its parameters have defaults; the ones with ``use(...)`` are
             other resources.
         scope: ``"worker"``: one object for each worker process of the cpu lane, for each thread of
-            the io lane, and for the event loop. ``"bus"``: one object for the bus, which its
-            threads and its event loop share; no worker process can. ``"event"``: one object for
-            each attempt of a handler, which an error of the handler is raised in.
-        eager: True opens it when the worker starts, False with the first event that needs it.
+            the io lane, and for the event loop. ``"bus"``: one object for the bus, shared by its
+            threads and its event loop; worker processes cannot have it. ``"event"``: one object for
+            each attempt of a handler; an error of the handler is raised at the ``yield`` too.
+        eager: True opens the object when the worker starts, False with the first event that needs
+            it.
 
     Returns:
         The resource, for `use`.
@@ -412,7 +415,7 @@ def needs_of(function: Callable[..., Any]) -> Needs:
 
 
 def all_needs(needs: Needs, above: Sequence[Resource[Any]] = ()) -> Iterator[Resource[Any]]:
-    """Yield the newest definitions of these resources, and of all that they use themselves.
+    """Yield the newest definitions of these resources, and of all resources that these use.
 
     Raises:
         SubscriptionError: they use each other in a circle.
@@ -460,7 +463,7 @@ def unshared(resource: Resource[Any]) -> str:
 
 
 def _opens_async(function: Callable[..., Any]) -> bool:
-    """Whether it has to be opened on an event loop, as far as its definition tells."""
+    """Whether a resource has to be opened on an event loop, as far as its definition tells."""
     try:
         inner: Any = inspect.unwrap(function)
     except ValueError:  # decorators that wrap each other in a circle
@@ -485,14 +488,14 @@ _numbers = itertools.count(1)
 _process: list[tuple[int, str]] = []
 #: The newest definition of each name, and where it comes from.
 _latest: dict[tuple[str, str], tuple[Resource[Any], Provenance]] = {}
-#: The definition that has replaced one, by the token of that.
+#: The newer definition of each replaced one, by the token of the replaced definition.
 _successors: dict[str, Resource[Any]] = {}
 #: All resources of this process, by token: the ones that arrived from another process too.
 _known: WeakValueDictionary[str, Resource[Any]] = WeakValueDictionary()
 
 
 def _origin() -> str:
-    """A name for this process that no other has; a forked child gets a new one."""
+    """A name for this process that no other process has; a forked child gets a new name."""
     if not _process or _process[-1][0] != os.getpid():
         _process.append((os.getpid(), os.urandom(8).hex()))
     return _process[-1][1]

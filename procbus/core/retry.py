@@ -37,7 +37,7 @@ _failed: dict[str, object] = {}
 
 
 def exponential(attempt: int, _outcome: Outcome) -> float:
-    """Wait for a random part of 0.5 s doubled at each attempt, of 60 s at most: the default.
+    """Wait a random time up to a bound: 0.5 s, doubled at each attempt, 60 s at most. The default.
 
     The whole wait is random ("full jitter"), so that deliveries which failed together, as when a
     server went down, do not all come back together. See the AWS architecture blog, "Exponential
@@ -50,7 +50,7 @@ def exponential(attempt: int, _outcome: Outcome) -> float:
 
 
 def make_backoff(value: float | Sequence[float] | Backoff | None, retries: int) -> Backoff:
-    """Make a backoff function of the value that a user gives.
+    """Make a backoff function from the value that a user gives.
 
     Args:
         value: seconds to wait, always; a sequence of seconds, one for each retry, of which the
@@ -82,8 +82,8 @@ def make_backoff(value: float | Sequence[float] | Backoff | None, retries: int) 
 def wait_of(handler_name: str, backoff: Backoff, attempt: int, outcome: Outcome) -> float:
     """Ask a backoff how long to wait. Never raises; may be called from any thread.
 
-    A function that raises, or returns no valid wait, is logged once for its handler, and
-    `exponential` is used instead: no delivery is lost for it.
+    If the function raises, or returns no valid wait, that is logged once for its handler, and
+    `exponential` is used instead. So no delivery is lost.
 
     Args:
         handler_name: name of the handler.
@@ -191,7 +191,8 @@ class RetryPolicy:
 
     Attributes:
         retries: maximum number of attempts after the first.
-        backoff: a function of the failed attempt's number and outcome: seconds until the next.
+        backoff: a function of the failed attempt's number and outcome: seconds until the next
+            attempt.
         retry_on: the errors after which another attempt is made.
         max_crashes: how often a delivery may kill its worker and still be tried again.
 
@@ -274,5 +275,5 @@ def quarantined(policy: RetryPolicy, earlier: Sequence[Outcome], outcome: Outcom
 
 
 def _crashed(outcome: Outcome) -> bool:
-    """Whether the attempt killed its worker: false if no worker could be had."""
+    """Whether the attempt killed its worker; false if no worker could be started."""
     return outcome.kind in _CRASHES and outcome.started_at > 0

@@ -17,7 +17,7 @@ _DEEP = 3
 _SAMPLE = 3
 #: Maximum number of an object's fields that are looked at.
 _FIELDS = 50
-#: Types whose size Python knows by itself, or that no event or result has for itself.
+#: Types whose size Python knows by itself, or whose objects no event or result has to itself.
 _LEAVES = (int, float, complex, bool, str, bytes, bytearray, type(None))
 _SHARED = (type, FunctionType, ModuleType)
 

@@ -27,7 +27,7 @@ from procbus.core.resources import (
 OF_A_WORKER: tuple[Scope, ...] = ("worker",)
 OF_A_BUS: tuple[Scope, ...] = ("bus",)
 
-#: Maximum of handlers whose arguments are kept; any of them is found again in microseconds.
+#: Maximum of handlers whose arguments are kept; because arguments are found again in microseconds.
 MOST_ARGUMENTS = 200
 
 #: Interval at which a thread that waits for another's opening looks up, in seconds; so that Ctrl-C
@@ -53,8 +53,8 @@ def manager_of(resource: Resource[Any], given: Mapping[str, Any]) -> Any:
     """Call a resource's function; return a context manager that gives its object.
 
     Args:
-        resource: no async one.
-        given: the resources that it uses, by the names of its parameters.
+        resource: the resource, which is not async.
+        given: the objects of the resources that it uses, by the names of its parameters.
     """
     made = resource.function(**given)
     kind = type(made)
@@ -96,7 +96,7 @@ async def _entered(manager: Any) -> AsyncIterator[Any]:
 
 
 def note_place(error: BaseException, doing: str, resource: Resource[Any], handler: str) -> None:
-    """Add to an error which resource it comes from, and which handler needed that."""
+    """Add to an error which resource it comes from, and which handler needed the resource."""
     with suppress(Exception):  # it is the user's class
         error.add_note(
             f"while {doing} the resource {resource.name} (scope {resource.scope!r}) for the "
@@ -214,7 +214,7 @@ class Shelf:
             asker: the handler that needs it.
 
         Raises:
-            ProcbusError: it cannot be kept here.
+            ProcbusError: the resource cannot be kept on this shelf.
             BaseException: the user's code raised it.
         """
         resource, fake = self.resolve(asked)
@@ -278,10 +278,10 @@ class Shelf:
         return found is not None and found.ok
 
     def _locked_replace(self, resource: Resource[Any]) -> list[_Opened]:
-        """Take off older versions of a resource, and the ones that use them, the last ones first.
+        """Take off older versions of a resource, and resources that use these; the last one first.
 
         Returns:
-            The ones to be closed now.
+            The resources to be closed now.
         """
         gone = [
             found
@@ -298,7 +298,7 @@ class Shelf:
         for each in gone:
             del self._opened[each.resource.token]
         if gone:
-            self.kept.clear()  # it must not keep their objects alive
+            self.kept.clear()  # it must not keep the objects of these resources alive
         gone.reverse()
         if self._shared:
             self._retired.extend(reversed(gone))
@@ -311,7 +311,7 @@ class Shelf:
         return not (self._opened or self._retired)
 
     def warn_late(self, limit_s: float) -> None:
-        """Log the resource that is being closed; its worker has `limit_s` seconds for all."""
+        """Log the resource that is being closed; its worker has `limit_s` seconds to close all."""
         name = self._closing
         if name:
             log.warning(

@@ -87,7 +87,7 @@ def _text(cell: int | str) -> str:
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Percentiles:
-    """A duration in seconds, to within 4.5 %; all three None when nothing was measured.
+    """Percentiles of a duration, in seconds, right to 4.5 %; None when nothing was measured.
 
     Example:
         ```python
@@ -100,11 +100,11 @@ class Percentiles:
         ```
     """
 
-    #: Half of all durations are no longer.
+    #: Median: half of all durations are no longer than this.
     p50: float | None = None
-    #: Nine of ten are no longer.
+    #: Nine of ten durations are no longer than this.
     p90: float | None = None
-    #: 99 of 100 are no longer.
+    #: 99 of 100 durations are no longer than this.
     p99: float | None = None
     #: The number of durations, and their sum in seconds. Handlers shorter than 100 us are sampled,
     #: and each sample stands for the runs since the one before: the number is exact.
@@ -130,7 +130,7 @@ BUCKET_BOUNDS_S = tuple(2.0**octave for octave in _OCTAVES)
 
 @dataclass(frozen=True, slots=True)
 class HandlerStats:
-    """Deliveries of one handler on one bus, counted since it was made.
+    """Counters and times of one handler on one bus, since the bus was made.
 
     Example:
         ```python
@@ -159,12 +159,12 @@ class HandlerStats:
     cancelled: int = 0
     #: Pending deliveries that wait until the handler's ``rate=`` lets them go.
     held: int = 0
-    #: The lane that it is on; and the reason, if it was declared "auto" and has moved, or if the
-    #: bus has chosen its place (``cpu="auto"``).
+    #: The lane of the handler; and the reason, if the handler was declared "auto" and has moved, or
+    #: if the bus has chosen its place (``cpu="auto"``).
     kind: Literal["io", "cpu"] = "io"
     decided: str = ""
-    #: The place where it runs: "threads", "event loop", "processes", "cluster"; or "inline", in the
-    #: thread that drains an `InlineBus`.
+    #: The place where the handler runs: "threads", "event loop", "processes", "cluster"; or
+    #: "inline", in the thread that drains an `InlineBus`.
     place: str = ""
     #: Running average of the handler's run time in seconds; None before its first run.
     average_s: float | None = None
@@ -196,7 +196,7 @@ class LaneStats:
 
     #: Deliveries that wait for a worker, or behind another of their key or handler.
     depth: int
-    #: All its workers, and the workers in a handler.
+    #: All workers of the lane, and the workers that are running a handler.
     workers: int
     busy: int
     #: Number of workers that were replaced.
@@ -204,7 +204,7 @@ class LaneStats:
     #: Threads left behind in a handler that timed out.
     abandoned: int = 0
     #: Share of the workers' time that was spent in handlers since the first worker started, from 0
-    #: to 1; None before that.
+    #: to 1; None before the first worker.
     utilisation: float | None = None
     #: Why the lane begins no delivery now (memory is short, the circuit is open); "" if it does.
     paused: str = ""
@@ -304,7 +304,7 @@ def collect_stats(
     Args:
         pending: deliveries published and not settled.
         unrouted: events that had no handler.
-        subscriptions: all of the bus; their counters are read without a lock.
+        subscriptions: all subscriptions of the bus; their counters are read without a lock.
         lanes: the state of the lanes, by kind.
         running: deliveries in a handler now, by name of the handler.
         place_of: returns the place where a handler runs.

@@ -65,10 +65,10 @@ class Lane(Protocol):
         """Whether a worker is running this delivery now."""
 
     def progress_of(self, delivery: Delivery) -> Progress | None:
-        """The last report of a delivery's handler, if that is running and made one."""
+        """The last report of a delivery's handler; None if it is not running, or made none."""
 
     def ran_s(self, delivery: Delivery) -> float | None:
-        """Time that its handler has been running, in seconds; None if it is not running."""
+        """Time for which a delivery's handler has run, in seconds; None if it is not running."""
 
     def withdraw(self, delivery: Delivery) -> bool:
         """Take a delivery back for good; False if a worker has begun it."""
@@ -96,7 +96,7 @@ _COUNTERS = (
 
 
 def _towards(average_s: float, newest_s: float) -> float:
-    """Return a new average: it falls fast and grows slowly, because a hiccup lasts no time."""
+    """Return a new average. It falls fast and grows slowly, because one slow run says little."""
     weight = NEWEST if newest_s > average_s else 1 - NEWEST
     return average_s + weight * (newest_s - average_s)
 
@@ -193,7 +193,8 @@ class Subscription:
         #: it, for encoding the result and reading it; in seconds. Written by companions, without a
         #: lock: losing one figure between two does no harm.
         self.before_s = self.after_s = 0.0
-        #: Published and succeeded deliveries: sums, and the ones since, at most `SMALL`.
+        #: Published and succeeded deliveries: sums, and the deliveries since the last sum, at most
+        #: `SMALL`.
         self.published_sum = self.published_since = 0
         self.succeeded_sum = self.succeeded_since = 0
         #: Published deliveries that are not in their lane: `where` or `key` has failed them, their
@@ -265,12 +266,12 @@ class Subscription:
 
     @property
     def open(self) -> bool:
-        """Whether it takes events: false once a `once` handler has its one event."""
+        """Whether the handler takes events: false once a `once` handler has its one event."""
         return bool(self._free)
 
     @property
     def over(self) -> bool:
-        """Whether it took the one event that it was for, and that event is published."""
+        """Whether a `once` handler took its one event, and that event is published."""
         return not self._free and (self.taken or bool(self.unqueued))
 
     @property

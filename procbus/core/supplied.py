@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class _Attempt:
-    """The attempt that resources are opened for. See `procbus.core.shelf.Asker`.
+    """The attempt for which resources are opened. See `procbus.core.shelf.Asker`.
 
     Args:
         handler: name of the handler.
@@ -105,7 +105,7 @@ class Supplied:
         return [each for each in dict.fromkeys(all_needs(self.needs)) if each.eager]
 
     def attempt_at_start(self, worker: CurrentWorker) -> _Attempt:
-        """Stand for the handler that resources are opened for before there is an event."""
+        """Make an attempt without an event, because eager resources are opened before any event."""
         name, about = self.name, (0, None, None, 1)
         return _Attempt(name, HandlerContext(name, *about, _no_event, worker=worker))
 
@@ -214,7 +214,7 @@ class _ForAttempt:
             error.__traceback__ = trace
 
     def _judge(self, failure: BaseException, error: BaseException | None) -> None:
-        """After a handler that succeeded a failure counts; else the handler's error does."""
+        """Raise a failure to close after a handler that succeeded; after its error only log it."""
         resource, handler = self._about
         if error is None:
             note_place(failure, "closing", resource, handler)
@@ -233,11 +233,11 @@ def _get(
     """Return the object of a resource: on the shelf, or opened for the attempt alone.
 
     Args:
-        asked: no async resource.
+        asked: the resource, which is not async.
         shelf: the shelf of the worker.
         attempt: the attempt.
-        stack: closes the ones that are opened for the attempt.
-        own: the objects of those, by the token of the resource.
+        stack: closes the resources that are opened for the attempt.
+        own: the objects of these resources, by the token of the resource.
     """
     resource, fake = shelf.resolve(asked)
     if resource is None:
@@ -258,7 +258,7 @@ async def _get_async(
     stack: AsyncExitStack,
     own: dict[str, Any],
 ) -> Any:
-    """Return the object of a resource likewise, async ones too."""
+    """Return the object of a resource as `_get` does; the resource may be async."""
     resource, fake = shelf.resolve(asked)
     if resource is None:
         return fake

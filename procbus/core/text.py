@@ -26,7 +26,7 @@ def share(value: float | None) -> str:
 
 
 def printable(text: str) -> str:
-    """Show characters that a terminal would obey or cannot show, such as escapes, as escapes."""
+    """Write characters that a terminal would obey, or cannot show, as escapes of `repr`."""
     if text.isprintable():
         return text
     return "".join(
@@ -43,8 +43,8 @@ def table(
     Args:
         head: the head of each column.
         rows: the cells of each row, as many as there are columns.
-        left: heads of the columns that are aligned to the left, the others being to the right; None
-            for the first.
+        left: heads of the columns that are aligned to the left; all others are aligned to the
+            right. None for the first column.
     """
     to_left = [each in (head[:1] if left is None else left) for each in head]
     widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]

@@ -88,8 +88,8 @@ class Ticket(SoleReceipt):
 def waits_for_itself(delivery: Delivery, receipt: Receipt) -> str:
     """Say why a handler that waits for this receipt would wait for ever; "" if it would not.
 
-    Its gate holds back every delivery behind its own; for a call of a batch handler, behind each
-    delivery of the call.
+    The gate holds back every delivery behind the handler's own delivery; for a call of a batch
+    handler, behind each delivery of the call.
     """
     for own in delivery.members if isinstance(delivery, Ticket) else (delivery,):
         subscription = own.subscription

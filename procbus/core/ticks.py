@@ -39,14 +39,14 @@ class Ticks(Protocol):
 
     #: The same text for the same times, however they were written.
     written: str
-    #: Whether they follow the clock on the wall, and not the time that passes.
+    #: Whether the times follow the time of day, and not the time that passes.
     by_wall: bool
 
     def next_of(self, last: float) -> float:
         """The tick that follows a tick, or the beginning, which may be over."""
 
     def after(self, last: float, now: float) -> float:
-        """The first tick that follows one, and that is not over."""
+        """The first tick that follows a tick, and that is not over."""
 
     def latest(self, last: float, now: float) -> float:
         """The time from which `next_of` finds the same: the last tick that is over, if known."""
@@ -66,7 +66,7 @@ class Interval:
         return last + self.seconds
 
     def after(self, last: float, now: float) -> float:
-        """See `Ticks`: its phase stays, however many are left out."""
+        """See `Ticks`: the phase stays, however many ticks are left out."""
         left_out = max(0, floor((now - last) / self.seconds))
         found = last + (left_out + 1) * self.seconds
         return found if found > now else found + self.seconds

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Topics: when one is well formed, and which patterns match which topic."""
+"""Topics: when a topic is well formed, and which patterns match which topic."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def topics_in(topic: object) -> tuple[Topic, ...]:
         annotation of the handler's first parameter.
 
     Raises:
-        TopicError: it is none of these, or not well formed.
+        TopicError: the argument is none of these, or a topic is not well formed.
     """
     if topic is None:
         return ()
@@ -116,7 +116,7 @@ def same_topic(one: Topic, other: Topic) -> bool:
 
 
 def without(topics: Iterable[Topic], gone: Iterable[Topic]) -> tuple[Topic, ...]:
-    """Return the topics that are not among the ones that are gone, in their order."""
+    """Return the topics that are not in `gone`, in their order."""
     away = tuple(gone)
     return tuple(each for each in topics if not any(same_topic(each, one) for one in away))
 
@@ -129,10 +129,10 @@ def shown_topics(topics: Iterable[Topic]) -> str:
 def matches(pattern: str, topic: str) -> bool:
     """Tell whether a pattern takes a topic, as an AMQP topic exchange would.
 
-    Both must be well formed. The time is at most proportional to the words of the one times the
-    words of the other, however many ``#`` there are: all partial matches are advanced together,
-    without backtracking (Thompson's simulation of a nondeterministic automaton, "Regular Expression
-    Search Algorithm", CACM 11(6), 1968).
+    Both must be well formed. The time is at most proportional to the number of words of the pattern
+    times the number of words of the topic, however many ``#`` there are. All partial matches are
+    advanced together, without backtracking (Thompson's simulation of a nondeterministic automaton,
+    "Regular Expression Search Algorithm", CACM 11(6), 1968).
 
     Args:
         pattern: the topic of a subscription; ``*`` is exactly one word, ``#`` is zero or more.

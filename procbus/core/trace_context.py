@@ -2,8 +2,8 @@
 """The context of a trace on its way to a handler: `procbus.otel` gives it to each delivery.
 
 A context of OpenTelemetry holds live spans, which cannot be pickled. Its pickled form is the W3C's
-headers. In a worker they become a context again, if OpenTelemetry is installed there; if not, the
-handler runs without one.
+headers. In a worker the headers become a context again, if OpenTelemetry is installed there; if
+not, the handler runs without a context of OpenTelemetry.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ departing: ContextVar[TraceContext] = ContextVar("procbus_trace")
 
 
 class CurrentTrace(Translated):
-    """Has the handler's current context of OpenTelemetry be the one in `departing`."""
+    """Makes the context in `departing` the handler's current context of OpenTelemetry."""
 
     def __init__(self) -> None:
         super().__init__(departing, _variable_here())
@@ -53,7 +53,7 @@ def _arrive(headers: Mapping[str, str]) -> object:
 
 
 def _variable_here() -> ContextVar[Any]:
-    """The variable in which OpenTelemetry keeps its current context; another one if it has none."""
+    """The variable with the current context of OpenTelemetry; if there is none, a new variable."""
     try:
         from opentelemetry.context import attach, get_current
     except ImportError:

@@ -11,8 +11,8 @@ from procbus.core.user_objects import short_repr
 class UserKey:
     """A key as the user's function gave it, with the hash that it had when it was published.
 
-    Comparing two of them runs the user's code, so do it without a lock of procbus. `Exactly` finds
-    one of them in a dict, and runs none.
+    Comparing two keys runs the user's code, so do it without a lock of procbus. `Exactly` finds a
+    key in a dict without running the user's code.
     """
 
     __slots__ = ("hash", "key")
@@ -26,7 +26,7 @@ class UserKey:
         return self.hash
 
     def __eq__(self, other: object) -> bool:
-        """Equal where the user's keys say so; not where they raise."""
+        """Whether the user's keys are equal; false if comparing them raises."""
         if self is other:
             return True
         if isinstance(other, Exactly):
@@ -44,7 +44,7 @@ class UserKey:
 
 
 class Exactly:
-    """Equal to one user key alone, and to no other that is equal to that."""
+    """Equal to one `UserKey` object alone, and to no other object that is equal to that key."""
 
     __slots__ = ("key",)
 
@@ -52,7 +52,7 @@ class Exactly:
         self.key = key
 
     def __hash__(self) -> int:
-        """As of that key."""
+        """The hash of that key."""
         return self.key.hash
 
     def __eq__(self, other: object) -> bool:

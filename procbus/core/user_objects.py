@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: MIT
 """Looking at the user's objects without harm from their methods.
 
-An exception may be false, refuse attributes, lie about its class, or raise in `str()`. It is still
-the failure of one delivery alone. So the modules that settle, log and send look at such objects
-through these functions. They avoid the user's code where Python offers a way (the descriptors of
-`BaseException` and `type`); elsewhere they catch whatever it raises.
+An exception may be false, refuse attributes, lie about its class, or raise in `str()`. Even then it
+may fail one delivery alone. So the modules that settle, log and send look at such objects through
+these functions. The functions avoid the user's code where Python offers a way (the descriptors of
+`BaseException` and `type`). Elsewhere they catch any exception of the user's code.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def is_any(obj: object, kinds: tuple[type, ...]) -> bool:
 
 
 def words_of(error: BaseException) -> str:
-    """The message of an exception; a note in its place if it cannot be had."""
+    """The message of an exception; a note in its place if the message cannot be read."""
     try:
         return str.__str__(str(error))  # a plain string, whatever kind it gives
     except BaseException:  # noqa: BLE001 - the user's code

@@ -59,7 +59,7 @@ def did_you_mean(given: object, known: Sequence[str], suffix: str = "") -> str:
 
 
 def shown(value: object) -> str:
-    """The repr of a value, cut to a length, and never raising even if its own does."""
+    """The repr of a value, cut to a length. Never raises, even if the value's own repr does."""
     try:
         text = repr(value)
     except Exception:  # noqa: BLE001 - a repr is the user's code; that of a huge int fails too
@@ -176,8 +176,8 @@ _DURATION = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([a-z]+?)s?\s*", re.IGNORECASE)
 class Calendar:
     """The time of day, for deleting old records: a clock that is set forward deletes nothing.
 
-    It is the earlier of two times: the clock's, and the clock's had it never been set since this
-    object was made.
+    It is the earlier of two times: the time of the clock now, and the time that the clock would
+    have if it had never been set since this object was made.
     """
 
     def __init__(self) -> None:

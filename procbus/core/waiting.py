@@ -12,7 +12,8 @@ import threading
 from collections.abc import Callable, Iterable
 from typing import Any, Protocol, TypeVar
 
-#: Maximum of threads of a lane that wait for the bus in a handler while another has their place.
+#: Maximum of threads of a lane that wait for the bus in a handler while other threads have their
+#: places.
 MOST_LENT = 1_000
 
 ReceiptT = TypeVar("ReceiptT", contravariant=True)

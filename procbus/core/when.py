@@ -34,7 +34,7 @@ class Delayed(NamedTuple):
 
 
 def when_of(delay: Duration | None, at: datetime | None) -> When:
-    """Check the two options for a delay, of which one at least is given.
+    """Check the options `delay` and `at`, of which at least one is given.
 
     Args:
         delay: see `EventBus.publish`.

@@ -12,10 +12,10 @@ if TYPE_CHECKING:
     from procbus.core.shelf import Shelf
 
 
-#: Maximum time for closing the resources of a worker, in seconds; then it is left behind, or killed
-#: if it is a process.
+#: Maximum time for closing the resources of a worker, in seconds. After it a thread is left behind,
+#: and a process is killed.
 CLOSE_S = 5.0
-#: Time after which a resource that is still being closed is logged, in seconds: before that end.
+#: Time after which a resource that is still being closed is logged, in seconds; below `CLOSE_S`.
 LATE_S = 4.0
 
 
@@ -24,12 +24,13 @@ class CurrentWorker:
 
     Attributes:
         number: 0 for the first worker of its lane, 1 for the second, and so on. The replacement of
-            a dead worker has its number. Async handlers have 0, because they share one event loop.
+            a dead worker has the same number. Async handlers have 0, because they share one event
+            loop.
 
     Args:
-        number: the same.
-        make: makes the shelf of its resources, once the first handler needs that; None for a shelf
-            of its own, in a worker process.
+        number: the attribute `number`.
+        make: makes the shelf of its resources, once the first handler needs the shelf; None for a
+            shelf that only this worker has, in a worker process.
         late_s: time after which a resource that is still being closed is logged, in seconds.
 
     Example:

@@ -20,11 +20,11 @@ def standard_library() -> Path:
 
 
 def python_files(root: Path, on_error: Callable[[OSError], object]) -> Iterator[str]:
-    """Find the ``.py`` files below a directory, sorted, the same at each call.
+    """Find the ``.py`` files below a directory, in the same sorted order at each call.
 
     Hidden directories, ``__pycache__``, ``build``, ``node_modules``, ``site-packages`` and virtual
-    environments are left out, unless `root` is one itself. Symbolic links to directories are not
-    followed.
+    environments are left out, unless `root` is such a directory itself. Symbolic links to
+    directories are not followed.
 
     Args:
         root: the directory.

@@ -23,8 +23,8 @@ class FileMeasured:
 
     Attributes:
         path: path of the file.
-        functions: its functions.
-        skipped: why it could not be read or parsed; None if it was measured.
+        functions: the functions of the file.
+        skipped: why the file could not be read or parsed; None if it was measured.
     """
 
     path: str
@@ -42,7 +42,7 @@ def measure_file(path: str) -> FileMeasured:
 
 
 def measure(found: FileFound) -> None:
-    """Measure a file, in a worker process, and publish what it found."""
+    """Measure a file, in a worker process, and publish the result."""
     current().publish(measure_file(found.path))
 
 

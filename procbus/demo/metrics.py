@@ -11,8 +11,9 @@ predicate counts. In Python's terms a function starts at 1, and adds
 - 1 for each ``case`` that may fail to match (``case _`` and ``case name`` cannot), 1 for its guard.
 
 ``else``, ``finally``, ``with`` and ``assert`` add nothing. An inner function is measured by itself
-and adds nothing to the outer one. A lambda and a class body count for the function around them. So
-do the decorators, defaults and annotations of an inner function, because they run there.
+and adds nothing to the outer function. A lambda and a class body count for the function around
+them. So do the decorators, defaults and annotations of an inner function, because the function
+around it runs them.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ class FunctionMetrics(NamedTuple):
         line: line of its ``def``.
         complexity: cyclomatic complexity, at least 1.
         length: lines from ``def`` to the end of its body, comments and docstring included.
-        nesting: most blocks (if, for, while, with, try, match) around one of its statements.
+        nesting: maximum of blocks (if, for, while, with, try, match) around one of its statements.
     """
 
     name: str

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The page that the demo writes: plain text that any terminal, file and pipe takes."""
+"""The page that the demo writes: plain text for any terminal, file or pipe."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ ShowDone = Callable[[int], None]
 class Paper:
     """Writes the report to stdout, and counters to stderr.
 
-    Heads are bold on a terminal that takes it: not with NO_COLOR, and not where TERM is "dumb". A
-    counter is drawn in place on a terminal, and is a line at each quarter elsewhere.
+    Heads are bold on a terminal, unless NO_COLOR is set or TERM is "dumb". On a terminal a counter
+    is drawn in place; elsewhere it is a line at each quarter.
     """
 
     def __init__(self) -> None:
@@ -65,9 +65,9 @@ class Paper:
 
     @contextmanager
     def counting(self, what: str, total: int) -> Iterator[ShowDone]:
-        """Show how many files are done while the block runs.
+        """Show the number of files that are done, while the block runs.
 
-        If the block is stopped, a line says how many were not done.
+        If the block is stopped, a line says how many files were not done.
         """
         done = 0
         draw = self._drawing(what, total) if self._redraws else _line_at_each_quarter(what, total)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The demo's words about its runs."""
+"""The report of the demo on its runs."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def show_failures(page: Paper, run: DoneJob) -> None:
 
 
 def noun_of_files(count: int) -> str:
-    """The noun for that many files."""
+    """The noun for a number of files: "file" or "files"."""
     return "file" if count == 1 else "files"
 
 

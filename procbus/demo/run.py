@@ -44,10 +44,10 @@ class DemoOptions:
     Attributes:
         root: directory to measure; None for the standard library without its tests, and then the
             accidents.
-        output: path of the index; None to throw it away.
+        output: path of the index; None to keep no index.
         limit: measure at most this many files; None for all.
         cpu_workers: processes of procbus and of the pool; None for one for each core.
-        compare: whether to do the job in other ways than on procbus, too.
+        compare: whether to do the job in three other ways too, and not on procbus alone.
     """
 
     root: Path | None = None
@@ -143,7 +143,7 @@ def _find(root: Path, options: DemoOptions) -> list[str]:
 
 
 def _usable_cores() -> int:
-    """The cores that this process may use, as a bus counts them. It starts no worker for that."""
+    """The number of cores that this process may use, as a bus counts them. Starts no worker."""
     with EventBus([]) as bus:
         bus.start()
         return bus.stats().lanes["cpu"].workers

@@ -31,7 +31,7 @@ CREATE TABLE functions (
 
 
 class Totals(NamedTuple):
-    """The contents of an index, in numbers: equal for two indexes of the same files."""
+    """The numbers of an index: equal for two indexes of the same files."""
 
     files: int
     skipped: int
@@ -187,7 +187,8 @@ def index_at(path: str) -> Index:
     """The open index at this path.
 
     Raises:
-        DemoError: it is not open. A handler that outlives its run must not open, and so empty, it.
+        DemoError: the index is not open. A handler that outlives its run must not open the index,
+            because opening empties it.
     """
     try:
         return _open[path]
@@ -196,5 +197,5 @@ def index_at(path: str) -> Index:
 
 
 def storable(path: str) -> str:
-    """A path as text: bytes of a file name that are no text are shown as escapes."""
+    """A path as text. Bytes of a file name that are no text become escapes."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")

@@ -33,7 +33,7 @@ class ThreadBus:
         self.failures: list[BaseException] = []
 
     def subscribe(self, topic: Hashable, handler: Callable[[Any], object]) -> None:
-        """Call `handler` with each event of this topic: its `event_type`, or else its class."""
+        """Call `handler` with each event of a topic: an event's `event_type`, or else its class."""
         self._handlers[topic].append(handler)
 
     def publish(self, event: Any) -> None:
@@ -42,7 +42,7 @@ class ThreadBus:
             self._futures.append(self._pool.submit(handler, event))
 
     def drain(self, timeout: float | None = None) -> bool:
-        """Wait until all events are handled, those published by handlers too.
+        """Wait until all events are handled, also events that handlers publish.
 
         Args:
             timeout: maximum wait in seconds; None for as long as it takes.
@@ -66,6 +66,6 @@ class ThreadBus:
     def close(self, cancel: bool = False) -> None:
         """End the threads, after pending events or, with `cancel`, without them.
 
-        With `cancel` it does not wait for running handlers, because no thread can be ended.
+        With `cancel` the call does not wait for running handlers, because no thread can be ended.
         """
         self._pool.shutdown(wait=not cancel, cancel_futures=cancel)

@@ -30,7 +30,7 @@ _CHUNK = 4  # files that a process of the pool takes at once
 
 
 def plain_loop(files: Sequence[str], index: Index, _workers: int, show: ShowDone) -> list[str]:
-    """One file after the other."""
+    """Measure and store one file after the other."""
     for path in files:
         index.store(measure_file(path))
         show(index.files)
@@ -47,7 +47,7 @@ def process_pool(files: Sequence[str], index: Index, workers: int, show: ShowDon
 
 
 def thread_bus(files: Sequence[str], index: Index, _workers: int, show: ShowDone) -> list[str]:
-    """Two handlers on a bus of four threads."""
+    """Measure and store with two handlers on a bus of four threads."""
     with _thread_bus() as bus:
         bus.subscribe(FileFound, lambda found: bus.publish(measure_file(found.path)))
         bus.subscribe(FileMeasured, index.store)
@@ -61,7 +61,7 @@ def thread_bus(files: Sequence[str], index: Index, _workers: int, show: ShowDone
 
 
 def on_procbus(files: Sequence[str], index: Index, workers: int, show: ShowDone) -> list[str]:
-    """Two handlers on procbus: one in processes, one on threads."""
+    """Measure and store with two handlers on procbus: one in processes, one on threads."""
     with EventBus([], cpu_workers=workers, max_pending=_MAX_PENDING) as bus:
         bus.subscribe(FileFound, measure, kind="cpu")
         bus.subscribe(FileMeasured, index.store, kind="io", name="store")
@@ -78,7 +78,7 @@ class Way:
     """A way to do the job.
 
     Attributes:
-        name: how the table calls it.
+        name: the name of the way in the table.
         do: does the job, and returns its failures, a line each.
         a_crash_loses: the loss if the code that measures a file crashes its process.
     """
@@ -98,10 +98,10 @@ WAYS = (
 
 @dataclass(frozen=True)
 class DoneJob:
-    """A way, done.
+    """One run of the job.
 
     Attributes:
-        way: that way.
+        way: the way in which the job was done.
         seconds: from making the pool or bus until its end, its workers' start included.
         cores: cores that were busy on average; None where the system does not tell.
         failures: errors and deaths, of which there should be none: a line each.

@@ -30,9 +30,10 @@ class CallbackSeat(list[Any]):
 
 
 class _Callback:
-    """Calls a callback as inside the call.
+    """Calls a callback as if it ran inside the call.
 
-    An event that it submits must not wait for room, because the thread that settles makes room.
+    An event that the callback publishes must not wait for room, because its thread settles
+    deliveries, which makes room.
     """
 
     def __init__(self, function: Callable[[Any], object], delivery: WaitedReceipt) -> None:
@@ -71,10 +72,10 @@ class CallFuture(Future[T]):
     value: Any = None
 
     def __init__(self) -> None:
-        """Make it without the standard part."""
+        """Make the future without its standard part."""
 
     def __getattr__(self, name: str) -> Any:
-        """Make the standard part, for the first of its attributes that is asked for."""
+        """Make the standard part, when one of its attributes is first asked for."""
         mine = vars(self)
         while not self.made:
             part: Future[T] = Future()
@@ -156,7 +157,8 @@ class CallFuture(Future[T]):
     def add_done_callback(self, fn: Callable[[Future[T]], object]) -> None:
         """Have `fn` called with this future when it is done; at once if it is already.
 
-        It runs in the thread that settles: keep it short. It may submit more; that never waits.
+        `fn` runs in the thread that settles the call: keep it short. It may submit more calls;
+        submitting there never waits.
         """
         delivery = self.delivery or self.ending
         super().add_done_callback(fn if delivery is None else _Callback(fn, delivery))
@@ -166,7 +168,7 @@ class CallFuture(Future[T]):
         raise TypeError("a future cannot travel to another process: pass its result()")
 
     def __repr__(self) -> str:
-        """Say which call it belongs to, and the state of that."""
+        """Show the function and the state of the call."""
         delivery: Any = self.delivery
         if delivery is None:
             return super().__repr__()

@@ -30,12 +30,12 @@ def chunks_of(rows: Iterable[T], size: int) -> Iterator[list[T]]:
 def results_of(
     submitted: Iterator[Future[T]], end_at: float | None, ahead: int | None, bar: Bar | None
 ) -> Iterator[T]:
-    """Submit now, all or `ahead` of them; return the iterator of the results.
+    """Submit calls now, all or `ahead` of them; return the iterator of the results.
 
     Args:
         submitted: submits each call when it is asked for the next future.
         end_at: the time (`monotonic`) after which waiting raises TimeoutError; None for no limit.
-        ahead: calls submitted ahead of the result that is waited for; None for all.
+        ahead: number of calls submitted ahead of the result that is waited for; None for all.
         bar: shows the progress, and is ended with the results; None for none.
     """
     try:
@@ -105,7 +105,7 @@ class MapCounts:
 
 
 class CountedFuture(CallFuture[T]):
-    """The future of one call, or one chunk of calls, of such a `map`."""
+    """The future of one call, or one chunk of calls, of a `map` whose progress is shown."""
 
     def __init__(self, counts: MapCounts) -> None:
         self._counts = counts

@@ -12,8 +12,8 @@ from typing import Any
 #: Positional arguments, and keyword arguments.
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 
-#: Types of a single argument that is the event itself: such an event needs no tuple and, on the way
-#: to a worker, no pickling of one.
+#: Types of a single argument that is the event itself. Such an event needs no tuple, so no tuple is
+#: pickled on the way to a worker.
 BARE = frozenset((int, float, str, bool, type(None)))
 
 
@@ -30,7 +30,7 @@ class Call:
         self.function = function
 
     def __call__(self, event: Any) -> Any:
-        """Call it with the arguments in an event."""
+        """Call the function with the arguments in an event."""
         if type(event) is not tuple:
             return self.function(event)
         args, kwargs = event
@@ -41,7 +41,7 @@ class AsyncCall(Call):
     """Calls an `async def` function."""
 
     async def __call__(self, event: Any) -> Any:
-        """Call it with the arguments in an event, and await it."""
+        """Call the function with the arguments in an event, and await it."""
         return await super().__call__(event)
 
 

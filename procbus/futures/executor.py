@@ -99,8 +99,8 @@ def _cancelled_call(delivery: Delivery) -> Outcome:
 class BusExecutor(Executor):
     """Runs calls on one lane of a bus. All methods may be called from any thread.
 
-    No part of the bus refers to this object. So it is freed as soon as its user drops it. A bus of
-    its own then finishes, and ends its workers.
+    No part of the bus refers to the executor. So the executor is freed as soon as its user drops
+    it. If the bus belongs to the executor, the bus then finishes its calls, and ends its workers.
 
     Example:
         ```python
@@ -136,7 +136,7 @@ class BusExecutor(Executor):
         self._publish = self._desk.publish
 
     def own(self, set_up: ThreadSetUp | None) -> None:
-        """Make the bus this executor's own, to end with it. Called before the first call.
+        """Make the bus this executor's own: the bus ends with it. Called before the first call.
 
         Args:
             set_up: sets up each thread before its first call; None for no set-up.
@@ -146,7 +146,7 @@ class BusExecutor(Executor):
 
     @property
     def _max_workers(self) -> int:
-        """Maximum of calls that run at once. Dask, for example, reads it of an executor."""
+        """Maximum of calls that run at once. Dask, for example, reads this attribute."""
         lanes = self._parts.lanes
         return lanes.io.size if self._kind == "io" else lanes.cpu_size()
 
@@ -159,7 +159,7 @@ class BusExecutor(Executor):
         Raises:
             RuntimeError: the executor was shut down, or its bus closed.
             QueueFull: the bus is full and was made with `on_full="raise"`.
-            TypeError: `fn` is not callable, or async and this is for processes.
+            TypeError: `fn` is not callable; or it is async, and the executor is for processes.
         """
         if self._desk.shut:  # checked here too, so that a late callable is not kept
             raise RuntimeError(_SHUT)
@@ -176,16 +176,18 @@ class BusExecutor(Executor):
         progress: ShowProgress = False,
         total: int | None = None,
     ) -> Iterator[T]:
-        """Return `map(fn, *iterables)`, called by the workers; results come in order.
+        """Call `fn` in the workers as `map(fn, *iterables)` would; the results come in order.
 
         Args:
             fn: called with one element of each iterable.
-            *iterables: read at once, as fast as the bus has room; with `buffersize` lazily.
+            *iterables: the arguments. They are read at once, as fast as the bus has room; with
+                `buffersize` they are read lazily.
             timeout: seconds from now after which waiting for a result raises TimeoutError; None
                 for no limit.
-            chunksize: number of calls that make one delivery, and fail as one; of no effect on
-                threads.
-            buffersize: calls submitted ahead of the result that is waited for; None for all.
+            chunksize: number of calls in one delivery. If one of them fails, all fail. It has no
+                effect on threads.
+            buffersize: number of calls submitted ahead of the result that is waited for; None for
+                all.
             progress: show progress until the last result, see `EventBus.stream`.
             total: number of calls for the progress; None for the length of the shortest iterable,
                 if all have one.
@@ -225,12 +227,13 @@ class BusExecutor(Executor):
         """Refuse further calls. Idempotent.
 
         Args:
-            wait: wait until all calls are done, and end the workers if the bus is this executor's
-                own. With False that happens later, and this returns at once.
+            wait: True waits until all calls are done, and then ends the workers if the bus is the
+                executor's own. With False `shutdown` returns at once, and the workers end later.
             cancel_futures: cancel all calls that no worker has begun.
 
         Raises:
-            RuntimeError: called inside a call that it would wait for, or in the callback of a call.
+            RuntimeError: called inside a call of this executor, which would wait for itself, or in
+                the callback of a call.
             ProcbusError: an async handler would wait for calls that it has not awaited.
         """
         if wait:
@@ -250,8 +253,8 @@ class BusExecutor(Executor):
         """Shut down, and send SIGTERM to all workers.
 
         A worker that has not ended after some seconds is killed. Calls that no worker has begun are
-        cancelled; running calls fail with `WorkerDied`. It returns without waiting for the workers
-        to end.
+        cancelled; running calls fail with `WorkerDied`. The method returns without waiting for the
+        workers to end.
 
         Raises:
             RuntimeError: the workers are threads, or belong to a bus with other users.
@@ -261,8 +264,8 @@ class BusExecutor(Executor):
     def kill_workers(self) -> None:
         """Shut down, and kill all workers, with the processes that they started.
 
-        Calls that no worker has begun are cancelled; running calls fail with `WorkerDied`. It
-        returns without waiting for the workers to end.
+        Calls that no worker has begun are cancelled; running calls fail with `WorkerDied`. The
+        method returns without waiting for the workers to end.
 
         Raises:
             RuntimeError: the workers are threads, or belong to a bus with other users.

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
 """The handlers of an executor: one for each callable, so that the callable is shipped once.
 
-A callable is recognised by its identity. Only the function beneath is shipped once. Its state (the
-instance of a bound method, a callable object, the arguments of a partial) travels with each call,
-as it is then.
+A callable is recognised by its identity. Only the function beneath it is shipped once. The state of
+the callable (the instance of a bound method, a callable object, the arguments of a partial) travels
+with each call, as the state is then.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from procbus.core.introspection import is_async, name_of
 from procbus.core.subscription import Subscription
 from procbus.futures.calls import Arguments, AsyncCall, AsyncCarriedCall, CallForm, CarriedCall
 
-#: Maximum of callables kept, here and in the workers; ones with pending calls come on top.
+#: Maximum of callables kept, here and in the workers, not counting callables with pending calls.
 MOST_CALLABLES = 128
 
 #: Number of functions made by one `def` or `lambda`. From then on, a new function travels with its
@@ -102,7 +102,7 @@ class CallHandlers:
             beneath that is called, and its arguments.
 
         Raises:
-            TypeError: it is not callable, or async and the executor is for processes.
+            TypeError: it is not callable; or it is async, and the executor is for processes.
         """
         found = self._known.get(id(function))
         if found is None:
@@ -196,7 +196,7 @@ class CallHandlers:
 def taken_apart(
     function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
-    """Turn a call into one of the function beneath: bound objects join the arguments.
+    """Turn a call into a call of the function beneath: bound objects join the arguments.
 
     Raises:
         TypeError: it is not callable.
@@ -229,7 +229,7 @@ def _has_gaps(function: functools.partial[Any]) -> bool:
 
 
 def _is_function(function: Callable[..., Any]) -> bool:
-    """Whether it is a function or class, and no object with a state of its own."""
+    """Whether a callable is a function or class, and no object with its own state."""
     owner = getattr(function, "__self__", None)
     return hasattr(function, "__qualname__") and (
         owner is None or isinstance(owner, types.ModuleType)

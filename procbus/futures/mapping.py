@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
 """`bus.map`: the results of a handler for many events, in order.
 
-Events of a plain cpu handler travel in chunks: a chunk is one delivery, to a handler of the map's
-own that calls the user's function for each event. A handler with limits, retries or an order gets
-each event as a delivery of its own, so that each has its promises.
+Events of a plain cpu handler travel in chunks. A chunk is one delivery to a handler that the map
+makes, and that calls the user's function for each event. A handler with limits, retries or an order
+gets each event as a separate delivery, so that its options hold for each event.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def _one_by_one(
     parts: Parts,
     holds: object,
 ) -> Generator[Any, None, None]:
-    """Yield the results of events that are deliveries of their own."""
+    """Yield the results of events that are separate deliveries."""
     source = iter(events)
     ahead = max(_EVENTS_AHEAD, 2 * (subscription.handler.batch or 0))
     receipts: deque[Receipt] = deque()
@@ -188,6 +188,6 @@ class _Chunks:
         self._open.extendleft((part, self._publish(part)) for part in reversed(parts))
 
     def _note(self, count: int, run_s: float) -> None:
-        """Choose the size of the next chunks by the time that one took."""
+        """Choose the size of the next chunks by the time that the last chunk took."""
         fitting = int(CHUNK_S * count / run_s) if run_s > 0 else _MOST
         self._size = max(1, min(fitting, _GROWTH * count, _MOST))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Subscriptions without routes: the ones that executors make for their calls."""
+"""Subscriptions without routes, which executors make for their calls."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ OTHER_CALLS = "(other calls)"
 
 
 class DirectSubscriptions:
-    """The present ones, and the counts of the dropped ones. Thread-safe.
+    """The present subscriptions without routes, and the counts of dropped ones. Thread-safe.
 
     The lock `_lock` guards both fields; it is taken last.
     """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The `initializer` of an executor whose calls run on threads: once in each of them."""
+"""The `initializer` of an executor whose calls run on threads: it runs once in each thread."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class ThreadSetUp:
         self._done = threading.local()
 
     def __call__(self) -> None:
-        """Set up this thread, unless that is done.
+        """Set up this thread, unless it is set up already.
 
         Raises:
             WorkerDied: the user's function raised; its error is the cause. The next call tries
@@ -55,7 +55,7 @@ class InThread:
         self._set_up = set_up
 
     def __call__(self, event: Any) -> Any:
-        """Set up the thread, and run it."""
+        """Set up the thread, and run the handler."""
         self._set_up()
         return self._handler(event)
 
@@ -64,5 +64,5 @@ class InLoop(InThread):
     """Runs an async handler in the thread of an event loop that is set up."""
 
     async def __call__(self, event: Any) -> Any:
-        """Set up the thread, and await it."""
+        """Set up the thread, and await the handler."""
         return await super().__call__(event)

@@ -22,11 +22,11 @@ def register(*, make_default: bool = False) -> None:
 
     The backend takes these options in `parallel_config`, which are explained at
     `procbus.subscribe`: `timeout`, `max_memory`, `retries`, `backoff`, `retry_on`, `max_crashes`
-    and `priority`. They hold for one call each. joblib's own options work as with its other
-    backends. See docs/joblib.md. It is idempotent, and may be called from any thread.
+    and `priority`. Each option holds for a single call. joblib's own options work as with its other
+    backends. See docs/joblib.md. `register` is idempotent, and may be called from any thread.
 
     Args:
-        make_default: also use it where the code names no backend.
+        make_default: True makes "procbus" the backend of code that names none.
 
     Raises:
         ImportError: joblib is not installed: `pip install "procbus[joblib]"`.
@@ -51,7 +51,7 @@ def register(*, make_default: bool = False) -> None:
 def shutdown() -> None:
     """End the workers that wait for the next `joblib.Parallel`. Idempotent; from any thread.
 
-    They end with the script otherwise. Workers that are at work go on.
+    Without this call, these workers end with the script. Workers that are at work go on.
 
     Example:
         ```python

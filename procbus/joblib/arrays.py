@@ -13,12 +13,12 @@ from weakref import finalize
 
 from procbus.joblib.calls import InFile, OneCall
 
-#: Parts of a call. A batch may have thousands, so they are looked through without Python's code.
+#: Parts of a call. A batch may have thousands of calls, so C code looks through them.
 _ARGS, _KWARGS = itemgetter(1), itemgetter(2)
 
 
 class SharedArrays:
-    """The arrays of one `joblib.Parallel`. joblib calls it under a lock of its own.
+    """The arrays of one `joblib.Parallel`. joblib calls the methods under its own lock.
 
     A large array is copied into an anonymous file in memory with the first call that has it. The
     file ends with the array, with the `joblib.Parallel`, or with this process, however that ends.
@@ -26,7 +26,7 @@ class SharedArrays:
 
     Args:
         least: size from which arrays are shared, in bytes; None for none.
-        mode: how workers map them: "r", "r+" or "c", as for `numpy.memmap`; None shares none.
+        mode: how workers map the arrays: "r", "r+" or "c", as for `numpy.memmap`; None shares none.
     """
 
     def __init__(self, least: int | None, mode: str | None) -> None:

@@ -43,8 +43,8 @@ _LEAST = 1 << 20
 class ProcbusBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc]  # no types
     """joblib's calls in worker processes of procbus. joblib makes it: see `procbus.joblib`.
 
-    joblib calls `submit` in any thread under a lock of its own, one for each `joblib.Parallel`.
-    The lock `_lock` guards the number of these that use the workers, and the workers.
+    joblib calls `submit` in any thread, under a lock of each `joblib.Parallel`. The lock `_lock`
+    guards the workers, and the number of `joblib.Parallel` that use them.
     """
 
     supports_retrieve_callback = True
@@ -122,7 +122,7 @@ class ProcbusBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[mi
         return n_jobs
 
     def compute_batch_size(self) -> int:
-        """One call if a call has limits, since they would hold for the batch; else as joblib."""
+        """One if calls have limits, because limits hold for a whole batch; else joblib's choice."""
         return 1 if self._options else int(super().compute_batch_size())
 
     def submit(
@@ -195,7 +195,7 @@ class ProcbusBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[mi
         self._open.pop(future, None)
 
     def _runner_for(self, calls: list[OneCall]) -> Callable[[Calls], list[Any]]:
-        """The function that runs a batch in a worker; it bears the name of the user's function."""
+        """The function that runs a batch in a worker, under the name of the user's function."""
         function = calls[0][0]
         names = module_of(function) or "", name_bearer(function).__qualname__
         found = self._runners.get(names)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""The work of a worker process for joblib: it runs batches of calls, and notes which one it is at.
+"""The work of a worker process for joblib: it runs batches of calls, and notes the present call.
 
-A worker imports this module before joblib and NumPy, which read the environment then.
+A worker imports this module before joblib and NumPy, which read the environment when imported.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def limit_threads(variables: Sequence[str], most: int) -> None:
     """Limit the threads of numeric libraries in a worker process.
 
     Args:
-        variables: environment variables that they read when they are loaded.
+        variables: environment variables that the libraries read when they are loaded.
         most: maximum of threads, also for libraries that are loaded already.
     """
     os.environ.update(dict.fromkeys(variables, str(most)))

@@ -10,7 +10,8 @@ from typing import NamedTuple
 from procbus.bus import EventBus
 from procbus.joblib.calls import limit_threads
 
-#: More calls than one `joblib.Parallel` has: it bounds them itself, and holds a lock meanwhile.
+#: `max_pending` of the bus: more calls than one `joblib.Parallel` has. joblib bounds its calls
+#: itself, and would hold its lock while it waited for room.
 _MANY = 1 << 60
 
 
@@ -18,7 +19,7 @@ class Need(NamedTuple):
     """The properties of workers."""
 
     workers: int
-    #: The process that they belong to, because a forked child has none.
+    #: The process to which the workers belong, because a forked child has no workers.
     pid: int
     #: Maximum of threads of numeric libraries in each, if the user gave one, and the variables
     #: that set it.
@@ -41,7 +42,7 @@ class IdleWorkers:
         self._left: tuple[Need, EventBus] | None = None
 
     def take(self, need: Need) -> EventBus:
-        """Take that bus, if its workers are such ones; make one otherwise."""
+        """Take the idle bus, if its workers have the needed properties; else make a bus."""
         with self._lock:
             if self._left is not None and self._left[0] == need:
                 found, self._left = self._left[1], None
@@ -49,7 +50,7 @@ class IdleWorkers:
         return need.make()
 
     def leave(self, need: Need, bus: EventBus) -> None:
-        """Leave a bus to the next one. If one is there already, its workers end."""
+        """Leave a bus to the next `joblib.Parallel`. If a bus is there already, its workers end."""
         with self._lock:
             former, self._left = self._left, (need, bus)
         if former is not None:

@@ -60,8 +60,8 @@ class JobBook:
 
     A job is over once its block is left, no delivery of it is open, and no job in it is open. With
     a journal it is done only if the journal keeps no delivery of it either, and if no exception
-    left its block. `JobDone` has an id there, so that it is published once, whenever a run is cut
-    short.
+    left its block. There `JobDone` has an id, so that it is published only once, even if a run is
+    cut short.
 
     The lock `_lock` guards the dicts, the counts of all jobs, and their trees and results.
 
@@ -97,9 +97,9 @@ class JobBook:
         self._numbered: dict[int, JobState] = {}
 
     def id_for(self, name: str, id: str | None) -> str:
-        """The id of a job: the given one, or one that no other job has, on this bus or another.
+        """The id of a job: the given id, or an id that no other job has, on this bus or another.
 
-        With a journal the name is the id. In a handler its event is part of it.
+        With a journal the name is the id. In a handler the id also names the handler and its event.
         """
         if id is not None:
             return id
@@ -145,10 +145,10 @@ class JobBook:
         self._finish([job for job in list(self._known.values()) if not job.begun])
 
     def _take_up(self, records: JobRecords, job: JobState) -> JobState:
-        """Find the job of this id, as earlier blocks left it; from now on this block has it.
+        """Find the job of this id, as earlier blocks left it, and give it to this block.
 
         Raises:
-            ProcbusError: another block has it.
+            ProcbusError: another block has the job.
         """
         while True:
             with self._lock:
@@ -190,10 +190,10 @@ class JobBook:
     # The blocks.
 
     def begin(self, job: JobState) -> JobState:
-        """Count a job in; it belongs to the jobs that the calling code belongs to.
+        """Count a job in. It belongs to the same jobs as the calling code.
 
         Returns:
-            The state of the job: with a journal it may have been there before.
+            The state of the job. With a journal it may be the state of an earlier run.
         """
         above = tuple(each for each in self._owners(None) if not each.over)
         if self._records is not None:
@@ -275,7 +275,7 @@ class JobBook:
         return len(found)
 
     def take_results(self, job: JobState, handler: str) -> tuple[Sequence[Any], bool]:
-        """Take the results of a handler that have come; and tell whether more may come."""
+        """Take the results of a handler so far, and tell whether more may come."""
         with self._lock:
             more = not job.idle
             return job.results.pop(handler, ()), more
@@ -289,7 +289,7 @@ class JobBook:
         """Refuse the wait of a handler for a job that it belongs to, or that waits for the handler.
 
         Raises:
-            ProcbusError: it would wait for itself.
+            ProcbusError: the handler would wait for itself.
         """
         by = self._publisher()
         if by is not None and job in self._jobs_of(by.event_ids):
@@ -309,7 +309,7 @@ class JobBook:
     # The moments.
 
     def accepted(self, moment: Accepted) -> None:
-        """Let a delivery belong to the jobs of its publisher."""
+        """Add a delivery to the jobs of its publisher."""
         delivery, receipt = moment.delivery, moment.receipt
         resumed = None if self._records is None else self._records.resumed.pop(delivery, None)
         if resumed is None:
@@ -350,7 +350,7 @@ class JobBook:
             delivery.ask_to_cancel(request)
 
     def settled(self, moment: Settled) -> None:
-        """Count the end of a delivery, and finish the jobs that it was the last one of."""
+        """Count the end of a delivery, and finish the jobs whose last delivery it was."""
         delivery, receipt = moment.delivery, moment.receipt
         self._adopt_broken(moment)
         state = delivery.state
@@ -389,7 +389,7 @@ class JobBook:
         self._finish(jobs)
 
     def _adopt_broken(self, moment: Settled) -> None:
-        """Count in a delivery that failed at its publishing, as `where` raised: it has no start."""
+        """Count in a delivery that failed at its publishing, because `where` raised."""
         delivery, outcome = moment.delivery, moment.outcome
         failed = outcome.kind not in (OutcomeKind.SUCCEEDED, OutcomeKind.CANCELLED)
         if failed and not outcome.started_at and not getattr(delivery, "queued", False):
@@ -419,7 +419,7 @@ class JobBook:
         return [job for event in events if event is not None for job in event.jobs]
 
     def _finish(self, jobs: Iterable[JobState]) -> None:
-        """Wake who waits for these jobs, and end the ones that are over; inner ones first."""
+        """Wake the waiters of these jobs, and end the jobs that are over, the inner ones first."""
         for job in jobs:
             taken = job.begun or self._takes(JobDone)
             with self._lock:
@@ -436,7 +436,7 @@ class JobBook:
             job.waiters.wake()
 
     def _end(self, job: JobState) -> None:
-        """Let go of a job that is over: the ones around it may be over now."""
+        """Let go of a job that is over, and look whether the jobs around it are over now."""
         if self._records is not None:
             self._records.let_go(job.row())
         with self._lock:
@@ -456,7 +456,7 @@ class JobBook:
         self._finish(job.above)
 
     def _tell(self, job: JobState) -> None:
-        """Publish `JobDone`: it belongs to the jobs around, and never waits for room."""
+        """Publish `JobDone`. It belongs to the jobs around the job, and never waits for room."""
         if job.told and job.total > job.earlier:
             log.warning(
                 "the job %r was done before with the id %r, and has %d new deliveries now: JobDone "

@@ -26,7 +26,7 @@ _numbers = itertools.count(1)
 
 
 class _Catch:
-    """Catches the first event that is wanted. It is a predicate of the routing, and takes none."""
+    """Catches the first wanted event. Routing calls it as a predicate, and it takes no event."""
 
     def __init__(self, where: Callable[[Any], object] | None) -> None:
         self._where = where
@@ -98,8 +98,8 @@ class Expected(Generic[E]):
             timeout: maximum wait in seconds; None for the `timeout` of `expect`.
 
         Raises:
-            ExpectTimeout: it did not come in time.
-            Exception: `where` raised it.
+            ExpectTimeout: the event did not come in time.
+            Exception: the function `where` raised this exception.
         """
         most = self._timeout if timeout is None else timeout
         self._catch.waiters.wait(self._catch.caught, most, "await what expect() returns")
@@ -124,7 +124,7 @@ class Expected(Generic[E]):
         return event
 
     def stop(self) -> None:
-        """Wait for no event any more. Idempotent; an event that came before is kept."""
+        """Stop waiting for the event. An event that came before is kept. Idempotent."""
         self._held.close()
 
     def __enter__(self) -> Self:
@@ -137,7 +137,7 @@ class Expected(Generic[E]):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Wait for the event; after an exception in the block, do not."""
+        """Wait for the event, unless an exception left the block."""
         try:
             if error is None:
                 self.result()
@@ -145,7 +145,7 @@ class Expected(Generic[E]):
             self.stop()
 
     def __del__(self) -> None:
-        """Stop: it was dropped."""
+        """Stop, because your code has dropped it."""
         with contextlib.suppress(Exception):
             self._held.close()
 

@@ -27,8 +27,8 @@ class Job:
     """All that a `with bus.job(...)` block publishes, and all that comes of it.
 
     The events that you publish in the block belong to the job. So do the events that their handlers
-    publish, however deep. Leaving the block waits until all of it is settled. Then the bus
-    publishes `JobDone`. All methods may be called from any thread. See docs/jobs.md.
+    publish, however deep. Leaving the block waits until all deliveries of these events are settled.
+    Then the bus publishes `JobDone`. All methods may be called from any thread. See docs/jobs.md.
 
     Example:
         ```python
@@ -115,7 +115,7 @@ class Job:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Wait until all is settled; after an exception cancel what has not begun.
+        """Wait until all is settled; after an exception cancel deliveries that have not begun.
 
         Raises:
             JobFailed: more than `max_failed` deliveries failed.
@@ -174,7 +174,7 @@ class Job:
     # Waiting.
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Wait until all that was published in the job so far is settled, and all that comes of it.
+        """Wait until all events of the job so far are settled, and all events that come of them.
 
         Example:
             ```python
@@ -204,7 +204,7 @@ class Job:
         return settled
 
     def __await__(self) -> Generator[Any, None, Self]:
-        """Wait in an event loop, as `wait` does; it has the value of the job itself."""
+        """Wait in an event loop, as `wait` does: `await job` gives the job itself."""
         self._check()
         yield from self._state.waiters.until(self._idle, None).__await__()
         self._raise_if_failed()
@@ -227,9 +227,9 @@ class Job:
     def results(self, handler: Callable[..., Any] | str) -> Iterator[Any]:
         """Take the results of a handler's deliveries in the job, each once, as they come.
 
-        It ends once all that was published in the job so far is settled. A delivery that failed or
-        was cancelled has no result. A result is kept until it is taken, and the job keeps
-        `keep_results` of each handler.
+        The iterator ends once all events of the job so far are settled. A delivery that failed or
+        was cancelled has no result. A result is kept until you take it. The job keeps at most
+        `keep_results` results of each handler.
 
         Example:
             ```python
@@ -248,7 +248,7 @@ class Job:
 
         Raises:
             NoSuchHandler: the function is not subscribed to this bus.
-            ProcbusError: more results came than `keep_results`, before they were taken.
+            ProcbusError: more than `keep_results` results came before you took them.
         """
         self._check()
         return self._results(handler if isinstance(handler, str) else self._name_of(handler))
@@ -277,9 +277,9 @@ class Job:
     # Looking, and cancelling.
 
     def cancel(self) -> int:
-        """Cancel the open deliveries of the job, and all that is published in it from now on.
+        """Cancel the open deliveries of the job, and all deliveries that it gets from now on.
 
-        See `Delivery.cancel`. It returns at once.
+        See `Delivery.cancel`. The call returns at once.
 
         Example:
             ```python
@@ -300,19 +300,19 @@ class Job:
 
     @property
     def name(self) -> str:
-        """The name that it was given."""
+        """The name of the job, as given to `EventBus.job`."""
         return self._state.name
 
     @property
     def id(self) -> str:
-        """An id that no other job has, as in `JobDone`. With a journal the next run knows it."""
+        """An id that no other job has, as in `JobDone`. With a journal, the next run knows it."""
         return self._state.id
 
     @property
     def done(self) -> bool:
         """Whether the block is left, all is settled, and `JobDone` is published.
 
-        With a journal it is true from the start if an earlier run finished the job.
+        With a journal, `done` is true from the start if an earlier run finished the job.
         """
         return self._state.told
 
@@ -320,8 +320,8 @@ class Job:
     def pending(self) -> int:
         """Number of deliveries that are not settled.
 
-        Deliveries count too that a journal keeps for the next run, or for a handler that is not
-        subscribed.
+        Deliveries that a journal keeps for the next run, or for a handler that is not subscribed,
+        count too.
         """
         return self._state.open + self._state.kept
 
@@ -332,7 +332,7 @@ class Job:
 
     @property
     def failed(self) -> int:
-        """Number of deliveries that failed for good. One that is tried again is pending."""
+        """Number of deliveries that failed for good. A delivery that is tried again is pending."""
         return self._state.failed
 
     @property
@@ -343,7 +343,7 @@ class Job:
     def tree(self) -> str:
         """Draw the job: its events, their deliveries, and the events that these published in turn.
 
-        It shows the first 1,000 events, and says how many more there are.
+        The tree shows the first 1,000 events, and says how many more there are.
 
         Example:
             ```python

@@ -19,8 +19,8 @@ from procbus.core.validation import shown
 from procbus.dispatch.dispatcher import Dispatcher
 from procbus.lanes.lane_thread import LaneThread
 
-#: Maximum wait for a tick of the clock on the wall, in seconds; because that clock may be set, and
-#: goes on while the machine is suspended.
+#: Maximum wait for a tick by the time of day, in seconds; because the clock of the machine may be
+#: set, and goes on while the machine is suspended.
 _LOOK_S = 1.0
 #: Maximum wait for any other tick, in seconds.
 _LONG_S = 3_600.0
@@ -59,8 +59,8 @@ class Course:
         self.ticks = ticks
         self.event = event
         self.topic = topic
-        #: The next tick: by the clock on the wall if its times follow that, else by the other one.
-        #: Infinite once it has ended.
+        #: The next tick: by the time of day if the schedule's times follow that, else by the clock
+        #: that cannot be set. Infinite once the schedule has ended.
         self.due = inf
         #: The last tick of this run, in seconds as of `time.time()`; 0 for none.
         self.last = 0.0
@@ -95,47 +95,47 @@ class Schedule:
 
     @property
     def name(self) -> str:
-        """Its name. With a journal it goes on after a restart under this name."""
+        """The name of the schedule. With a journal it goes on after a restart under this name."""
         return self._course.name
 
     @property
     def times(self) -> str:
-        """Its times as text, such as "5 min" or "0 9 * * mon-fri"."""
+        """The times of the schedule as text, such as "5 min" or "0 9 * * mon-fri"."""
         return self._course.ticks.written
 
     @property
     def next_at(self) -> datetime | None:
-        """Its next tick, in local time; None once it has ended."""
+        """The next tick, in local time; None once the schedule has ended."""
         at = self._schedules.next_at(self._course)
         return datetime.fromtimestamp(at).astimezone() if at < inf else None
 
     @property
     def last_at(self) -> datetime | None:
-        """Its last tick, in local time; None before the first one of this run."""
+        """The last tick, in local time; None before the first tick of this run."""
         at = self._course.last
         return datetime.fromtimestamp(at).astimezone() if at else None
 
     @property
     def published(self) -> int:
-        """Number of events that it has published in this run."""
+        """Number of events that the schedule has published in this run."""
         return self._course.published
 
     @property
     def skipped(self) -> int:
-        """Number of ticks without an event: the one before was not settled, or the bus refused."""
+        """Number of ticks without an event: the last event was not settled, or the bus refused."""
         return self._course.skipped
 
     @property
     def cancelled(self) -> bool:
-        """Whether it has ended: by `cancel`, or with its bus."""
+        """Whether the schedule has ended: by `cancel`, or with its bus."""
         return self._course.due == inf
 
     def cancel(self) -> None:
-        """End it: it publishes no more. An event that it has published still runs. Idempotent."""
+        """End the schedule. An event that it has already published still runs. Idempotent."""
         self._schedules.end(self._course)
 
     def __repr__(self) -> str:
-        """Say its name, its times and how it stands."""
+        """Show the name, the times and the counters."""
         state = "ended" if self.cancelled else "on"
         return (
             f"<Schedule {self.name!r} ({self.times}): {state}, {self.published} published, "
@@ -146,8 +146,8 @@ class Schedule:
 class Schedules:
     """The schedules of one bus. Thread-safe.
 
-    Publishing may wait for room and runs code of the user's, so it has a thread of its own. On a
-    bus for tests the clock of the test ticks instead.
+    Publishing may wait for room, and runs code of the user's. So the schedules have their own
+    thread. On a bus for tests there is no thread, and the clock of the test makes the ticks.
 
     Args:
         dispatcher: publishes the events.
@@ -167,7 +167,7 @@ class Schedules:
         self._stopped = False
 
     def add(self, ticks: Ticks, event: Any, topic: str | None, name: str | None) -> Schedule:
-        """Begin a schedule. Its first tick is the next one; or one now, if the journal missed it.
+        """Begin a schedule. Its first tick is the next by its times, or now if a tick was missed.
 
         Raises:
             OptionError: the bus has a schedule of this name.
@@ -231,7 +231,7 @@ class Schedules:
         self._forget(course)
 
     def _forget(self, course: Course) -> None:
-        """Have the journal forget a schedule: a tick in the time to come is not missed."""
+        """Have the journal forget a schedule, so that later ticks do not count as missed."""
         journal = self._dispatcher.journal
         if journal is not None:
             with suppress(JournalError):

@@ -53,7 +53,7 @@ class JobDone:
 
 
 class JobState:
-    """The state of one job. The lock of its book guards all but the first fields."""
+    """The state of one job. The lock of its book guards all fields but the first ones."""
 
     def __init__(
         self, book: object, name: str, id: str, max_failed: int | None, keep_results: int
@@ -70,8 +70,8 @@ class JobState:
         #: Number of jobs in it that are not over.
         self.inner = 0
         self.in_block = True
-        #: Whether it is over, whether its block need not wait any longer, and whether `JobDone` was
-        #: published.
+        #: Whether the job is over, whether its block need not wait any longer, and whether
+        #: `JobDone` was published.
         self.over = self.ended = self.told = False
         #: Its number in the journal; 0 without a journal.
         self.number = 0

@@ -10,7 +10,7 @@ from procbus.core.receipt import Receipt
 
 
 class Leaf:
-    """One delivery in a tree. It lets go of the delivery at its end, and keeps a line of text."""
+    """One delivery in a tree. At the end of the delivery, only a line of text is kept of it."""
 
     __slots__ = ("_delivery", "_end", "handler")
 
@@ -52,7 +52,7 @@ def _told(delivery: Delivery) -> str:
 
 
 def drawn(nodes: Mapping[int, Node]) -> Iterator[str]:
-    """Draw the tree of these events, line by line; no chain of events is too long for it."""
+    """Draw the tree of these events, line by line. No recursion: a chain of events may be long."""
     children: dict[tuple[int | None, str], list[Node]] = {}
     roots: list[Node] = []
     for node in nodes.values():

@@ -18,7 +18,7 @@ class Waiters:
         self._calls: dict[Callable[[], object], None] = {}
 
     def wake(self) -> None:
-        """Have all of them look again."""
+        """Have all waiters look again."""
         for call in list(self._calls):
             call()
 
@@ -29,7 +29,7 @@ class Waiters:
         instead: str,
         check: Callable[[], object] = check_may_wait,
     ) -> bool:
-        """Wait in this thread; return whether it is ready.
+        """Wait in this thread until `ready` returns true; return whether it did in time.
 
         Args:
             ready: whether the wait is over.
@@ -60,7 +60,7 @@ class Waiters:
                 resume()
 
     async def until(self, ready: Callable[[], bool], timeout: float | None) -> bool:
-        """Wait in an event loop; return whether it is ready."""
+        """Wait in an event loop until `ready` returns true; return whether it did in time."""
         import asyncio  # only here: `import procbus` stays light
 
         if ready():

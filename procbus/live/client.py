@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The other end: finds the buses of this user, asks them, has them act."""
+"""The client of the live view: finds the buses of this user, asks them, and has them act."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MOST_ANSWER_BYTES = 64 << 20
 #: Interval between two attempts to connect, in seconds.
 _IN_LINE_S = 0.01
 
-#: Said if no bus of this user can be watched.
+#: The message if no bus of this user can be watched.
 NO_BUS = (
     "there is no bus that can be watched: make it with EventBus(live=True), or start your script "
     "with PROCBUS_LIVE=1"
@@ -34,18 +34,18 @@ class NoAnswer(Exception):
 
 
 class Gone(NoAnswer):
-    """There is no such bus, or not any more."""
+    """There is no such bus, or it has ended."""
 
 
 class Declined(NoAnswer):
-    """The bus refuses a request; the message is its own."""
+    """The bus refuses a request; the message comes from the bus."""
 
 
 class LiveConnection:
     """A connection to one bus. Not thread-safe.
 
     Args:
-        place: its socket.
+        place: the socket of the bus.
 
     Raises:
         Gone: the process of the bus has ended.
@@ -120,7 +120,7 @@ class LiveConnection:
         self._socket.close()
 
     def __enter__(self) -> Self:
-        """Use it for the length of a block."""
+        """Use the connection for the length of a block."""
         return self
 
     def __exit__(
@@ -157,7 +157,7 @@ def _result(reply: Facts) -> Any:
 
 
 def living() -> list[BusSocket]:
-    """The buses of this user that are there, by process id. Sockets of dead ones are removed.
+    """The living buses of this user, by process id. Sockets of dead buses are removed.
 
     Raises:
         UnsafePlace: a directory for sockets belongs to someone else.
@@ -183,7 +183,7 @@ def bus_named(name: str | None) -> BusSocket:
         name: a process id, or a process id and number such as "4711-2"; None for the only bus.
 
     Raises:
-        Gone: there is none, or several; the message says which there are.
+        Gone: there is no such bus, or several buses match; the message names the buses.
         UnsafePlace: a directory for sockets belongs to someone else.
     """
     there = living()

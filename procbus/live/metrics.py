@@ -2,8 +2,8 @@
 """The metrics of buses: families of samples, as monitoring systems read them.
 
 `figures` takes the figures of one bus as plain JSON, in the process of the bus. `families` names
-and types them, and `exposition` writes them as text; both work in any process. No code of the
-user's runs for them.
+and types these figures, and `exposition` writes them as text; both work in any process. None of
+these functions runs code of the user's.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from procbus.core.stats import BusStats, HandlerStats, LaneStats, Percentiles
     from procbus.supervision.health import WorkerHealth
 
-#: Maxima of workers, and of handlers, with samples of their own: the first ones. Later handlers are
+#: Maxima of workers, and of handlers, with their own samples: the first ones. Later handlers are
 #: added up as `OTHER_HANDLERS`.
 WORKERS_MEASURED = 300
 HANDLERS_MEASURED = 1_000
@@ -36,8 +36,8 @@ class Buckets:
     """The value of a histogram.
 
     Attributes:
-        counts: upper bound of each bucket as text, with the number of values up to it; the last
-            bound is "+Inf", whose number is the number of all values.
+        counts: upper bound of each bucket as text, with the number of values up to the bound. The
+            last bound is "+Inf", with the number of all values.
         total: sum of the values.
     """
 
@@ -53,11 +53,11 @@ Labelled: TypeAlias = tuple[tuple[str, ...], Any]
 
 
 def figures(stats: BusStats, workers: Sequence[WorkerHealth]) -> Figures:
-    """Take the figures that metrics are made of.
+    """Take the figures of a bus from which metrics are made.
 
     Args:
-        stats: of the bus.
-        workers: its `health()`.
+        stats: the `stats()` of the bus.
+        workers: the `health()` of the bus.
     """
     return {
         "pending": stats.pending,
@@ -186,11 +186,11 @@ class Metric:
     """A figure with its name and type.
 
     Attributes:
-        name: full name; a counter's ends in `_total`.
+        name: full name; the name of a counter ends in `_total`.
         kind: counter, gauge or histogram.
         text: its meaning, in a sentence.
         part: the part of the figures that has it.
-        values: reads its samples in that part; their labels are `own`.
+        values: reads the samples of the metric in that part; their labels are `own`.
         own: names of labels that not all metrics of the part have.
     """
 
@@ -209,7 +209,7 @@ class Metric:
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """A metric with its samples; a histogram's have `Buckets` as their values."""
+    """A metric with its samples; the values of a histogram are `Buckets`."""
 
     metric: Metric
     samples: list[Labelled]

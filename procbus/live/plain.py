@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
 """Objects of the user's as text, without running any of the user's code.
 
-A `__repr__` may hang, or take a lock. The live view shows events and errors of a stuck script, so
-it reads their parts with the functions of Python's own classes alone. An object that hides its
-parts is shown by its class.
+A `__repr__` may hang, or take a lock. The live view shows events and errors of a stuck script. So
+it reads the parts of such objects only with the functions of Python's own classes. If an object
+hides its parts, its class is shown.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from procbus.core.user_objects import bases_of, class_name, is_a
 
 #: Maximum length of an object that is shown, in characters.
 PLAIN_CHARS = 200
-#: Maximum number of parts of an object that are shown, and of objects inside of each other.
+#: Maximum number of parts of an object that are shown, and of objects nested in each other.
 _PARTS = 8
 _DEPTH = 3
 #: Maximum length of one string or number in an object, in characters.
@@ -38,7 +38,7 @@ def plain_text(obj: object, most: int = PLAIN_CHARS) -> str:
 
 
 def plain_error(error: BaseException | None, most: int = PLAIN_CHARS) -> str:
-    """The class and the message of an exception, likewise."""
+    """The class and the message of an exception in one line, without its own methods."""
     if error is None:
         return ""
     args = BaseException.__dict__["args"].__get__(error)
@@ -53,7 +53,7 @@ def plain_error(error: BaseException | None, most: int = PLAIN_CHARS) -> str:
 
 
 def cut(text: str, most: int) -> str:
-    """The beginning of a text that is too long, with a mark."""
+    """Cut a text that is too long, and mark the cut by dots."""
     return text if len(text) <= most else f"{text[: max(0, most - 3)]}..."
 
 
@@ -111,7 +111,7 @@ def _joined(brackets: str, parts: Iterable[str], size: int) -> str:
 
 
 def _fields(obj: object) -> Iterator[tuple[str, object]]:
-    """The attributes of an object, in slots and in its `__dict__`, read past its own methods."""
+    """The attributes of an object, in slots and in its `__dict__`, read without its own methods."""
     own: Any = None
     for base in reversed(bases_of(type(obj))):
         held = _DICT.__get__(base)

@@ -89,7 +89,7 @@ class LiveServer:
     # Methods for the bus.
 
     def start(self) -> None:
-        """Listen, unless it does or did. A bus that cannot be watched works all the same."""
+        """Listen, unless the server has already begun. A bus that cannot be watched still works."""
         if self._begun or not self._starting.acquire(blocking=False):
             return
         try:
@@ -115,7 +115,7 @@ class LiveServer:
                 self._hide()
 
     def disown(self) -> None:
-        """Let go of the sockets in a forked child, so that they end with the parent. No locks."""
+        """Let go of the sockets in a forked child: they end with the parent. Takes no lock."""
         self._closed = True
         self.place = None
         self._let_go()
@@ -158,7 +158,7 @@ class LiveServer:
         self._hide()
 
     def _hide(self) -> None:
-        # Once alone: another bus may have the same name soon after.
+        # Only once: another bus may have the same name soon after.
         place, self.place = self.place, None
         if place is not None:
             _remove(place.path)
@@ -262,7 +262,7 @@ class LiveServer:
             watcher.socket.close()
 
     def _answer(self, watcher: Watcher, line: bytes, snapshots: Snapshots) -> Facts | None:
-        """Answer a request; None if an action will, later."""
+        """Answer a request; None if an action will answer it later."""
         about: Facts = {"protocol": LIVE_PROTOCOL, "id": None}
         try:
             request = _request(line)
@@ -319,7 +319,7 @@ def _bind(listener: socket.socket) -> BusSocket:
     """Listen on a new socket in the first directory that can be used.
 
     Raises:
-        OSError: none can be used; the message names the reason of each.
+        OSError: no directory can be used; the message has the reason for each.
     """
     reasons = []
     for directory in directories():
@@ -334,7 +334,7 @@ def _bind(listener: socket.socket) -> BusSocket:
 def _bind_in(directory: str, listener: socket.socket) -> BusSocket:
     """Listen on a new socket in a directory, with the next free number of this process."""
     place = place_for(directory, os.getpid(), 1)
-    # Under a name of its own until it listens: `procbus ps` removes sockets that do not.
+    # Under a hidden name until it listens: `procbus ps` removes sockets that do not listen.
     hidden = os.path.join(directory, f".{os.urandom(4).hex()}")
     listener.bind(hidden)
     try:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """The state of a bus as plain JSON: lanes, handlers, workers, dead letters, advice.
 
-It is bounded in size, and takes some milliseconds. No code of the user's runs for it.
+A snapshot is bounded in size, and takes a few milliseconds. Taking it runs no code of the user's.
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ class Snapshots:
         """Take a snapshot.
 
         Args:
-            before: the counts of an earlier snapshot, for the rates; they are renewed.
+            before: the counts of an earlier snapshot, for the rates; the new counts replace them.
         """
         bus = self._bus
         stats = bus.stats()
@@ -213,7 +213,7 @@ def script() -> str:
 
 
 def letter_key(letter: DeadLetter) -> str:
-    """The name of a dead letter in the protocol; it goes along with the letter."""
+    """The name of a dead letter in the protocol, which is sent with the letter."""
     return f"{letter.event_id}/{letter.failed_at.timestamp()!r}/{letter.handler}"
 
 
@@ -300,5 +300,5 @@ def _letter(letter: DeadLetter) -> Facts:
 
 
 def find_letter(letters: Sequence[DeadLetter], key: str) -> DeadLetter | None:
-    """The letter that has a name in the protocol."""
+    """The letter that has this name in the protocol; None if there is none."""
     return next((each for each in letters if letter_key(each) == key), None)

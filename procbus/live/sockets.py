@@ -13,7 +13,7 @@ import struct
 import tempfile
 from typing import NamedTuple
 
-#: Maximum length of the path of a socket, in bytes: a limit of the kernel, which ends it by a zero.
+#: Maximum length of the path of a socket, in bytes: a limit of the kernel, less a zero at the end.
 MOST_PATH_BYTES = 107
 
 _END = ".sock"

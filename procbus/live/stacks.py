@@ -16,7 +16,7 @@ _FRAMES = 60
 def stacks_of_threads() -> list[dict[str, Any]]:
     """Name and stack of each thread, the main thread first; the calling thread is left out.
 
-    The lines of the source are read from its files: no code of the user's runs for it.
+    The lines of the source are read from its files, so no code of the user's runs.
     """
     frames = sys._current_frames()  # noqa: SLF001 - documented so
     named = {thread.ident: thread.name for thread in threading.enumerate()}

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
 """The stacks of a script that cannot answer, because C code holds its GIL. Linux alone.
 
-`faulthandler` writes them from a C signal handler: for the script into nameless memory that its
-user's other processes may open, for each worker process into the memory that its parent reads. Only
-a process that catches the signal is sent it.
+`faulthandler` writes the stacks from a C signal handler. The script writes into nameless memory
+that other processes of its user may open. Each worker process writes into the memory that its
+parent reads. The signal is sent only to a process that catches it.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ _STEADY = 10
 #: Size above which the memory is emptied before the next stacks.
 _MOST_BYTES = 1 << 20
 
-#: Guards the two below.
+#: Guards `_fd` and `_views`.
 _lock = Lock()
 #: The descriptor of the memory; -1 for none.
 _fd = -1
-#: The live views that there are.
+#: The live views of this process.
 _views: set[object] = set()
 
 
@@ -133,7 +133,7 @@ class _Dump:
     Args:
         pid: the process.
         number: the signal; None if the system has none.
-        name: name of the memory that it writes to.
+        name: name of the memory that the process writes to.
     """
 
     def __init__(self, pid: int, number: int | None, name: str) -> None:
@@ -143,7 +143,7 @@ class _Dump:
         self._file: IO[bytes] | None = None
         #: Size before the signal, and at the last look.
         self._start = self._size = 0
-        #: Looks in a row without a change since it was written to.
+        #: Number of looks in a row without a change, since the process began to write.
         self._steady = 0
 
     def ask(self) -> bool:
@@ -194,7 +194,7 @@ def _open_memory(pid: int, name: str) -> IO[bytes] | None:
 
 
 def _catches(pid: int, number: int) -> bool:
-    """Whether a process has a handler for a signal, which would end it otherwise."""
+    """Whether a process has a handler for a signal. Without a handler the signal would end it."""
     with suppress(OSError), open(f"/proc/{pid}/status", encoding="ascii", errors="replace") as file:
         for line in file:
             if line.startswith("SigCgt:"):

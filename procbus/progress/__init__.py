@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: MIT
-"""How far a stream, a map, a drain or a whole bus is, shown while it goes on."""
+"""Shows how far a stream, a map, a drain or a whole bus is, while it goes on."""

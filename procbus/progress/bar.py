@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""One bar: the figures of something that goes on, and these figures as text.
+"""One bar: the figures of something that goes on, such as a stream, and these figures as text.
 
-A bar reads counters that others keep. It never counts itself, so that showing progress costs an
-event nothing.
+A bar reads counters that other code keeps. The bar itself counts nothing, so that showing progress
+costs no time for each event.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from typing import NamedTuple
 from procbus.core.locks import Bell
 from procbus.core.text import printable
 
-#: Span of time that the rate is measured over, in seconds, and the minimum between two samples of
-#: it; because a rate over a shorter span jumps.
+#: Span of time over which the rate is measured, in seconds, and minimum interval between two
+#: samples of the rate; because a rate over a shorter span jumps.
 RATE_SPAN_S = 10.0
 RATE_STEP_S = 0.5
 
@@ -40,11 +40,11 @@ class LaneCounts(NamedTuple):
 
 
 class BusFacts(NamedTuple):
-    """The facts of a bus that stand beside its bars. Its functions are called from any thread."""
+    """The facts of a bus that are shown beside its bars. The functions may run in any thread."""
 
     #: The lanes that have workers.
     lanes: Callable[[], Sequence[LaneCounts]]
-    #: A line for each running handler that tells how far it is.
+    #: A line for each running handler that reports its progress.
     notes: Callable[[], Sequence[str]]
     #: Whether the bus is closed, so that nothing can go on.
     closed: Callable[[], bool]
@@ -58,8 +58,8 @@ class Reading(NamedTuple):
     total: int | None
     failed: int
     elapsed_s: float
-    #: In each second: lately, or over the whole time once the bar is at its end. None before the
-    #: first is done.
+    #: Number done in each second: lately, or over the whole time once the bar is at its end. None
+    #: before the first is done.
     rate: float | None
     #: Expected time until all are done, in seconds; None if it is not known.
     left_s: float | None
@@ -78,9 +78,9 @@ class Bar:
     """Something that goes on, and is shown. Its readings are taken by one thread.
 
     Args:
-        label: its name for people.
-        counts: returns its counters; called from another thread.
-        bus: the facts of its bus.
+        label: the bar's name for people.
+        counts: returns the counters; called from another thread.
+        bus: the facts of the bus.
         clock: replaces `monotonic`.
 
     Attributes:
@@ -126,7 +126,7 @@ class Bar:
         )
 
     def read_last(self) -> Reading:
-        """Take the figures at the end: the rate is that of the whole time, and no lane is there."""
+        """Take the figures at the end: with the rate over the whole time, and without lanes."""
         now = self._clock()
         done, total, failed = self._counts()
         elapsed_s = now - self._started_at
@@ -165,14 +165,14 @@ def rate_text(rate: float | None) -> str:
 
 
 def count_text(reading: Reading) -> str:
-    """Write the number of those that are done, of all if that is known: "4,211/5,000"."""
+    """Write the number done, and the total if it is known: "4,211/5,000"."""
     if reading.total is None:
         return f"{reading.done:,}"
     return f"{reading.done:,}/{reading.total:,}"
 
 
 def end_text(reading: Reading) -> str:
-    """Write the time until the end, or since the start if that is not known."""
+    """Write the time until the end; if it is not known, the time since the start."""
     if reading.left_s is None:
         return f"{time_text(reading.elapsed_s)} so far"
     return f"{time_text(reading.left_s)} left"

@@ -28,7 +28,7 @@ class Display(Protocol):
     every_s: float
 
     def refresh(self, bars: Sequence[Bar]) -> None:
-        """Show the present figures of all its bars."""
+        """Show the present figures of these bars, which are all bars of the display."""
 
     def finish(self, bar: Bar) -> None:
         """Show the last figures of a bar that is at its end."""

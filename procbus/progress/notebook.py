@@ -14,14 +14,14 @@ from procbus.progress.tqdm_like import UPDATE_EVERY_S, MakeBar
 
 
 def in_kernel() -> bool:
-    """Whether the script is a notebook's: IPython runs it in a kernel."""
+    """Whether the code runs in a notebook: IPython runs it in a kernel."""
     if cell_number() is None:
         return False
     return getattr(sys.modules["IPython"].get_ipython(), "kernel", None) is not None
 
 
 def notebook_bar() -> MakeBar | None:
-    """Return `tqdm.auto.tqdm`, which shows a widget; None if it or its widgets are missing."""
+    """Return `tqdm.auto.tqdm`, which shows a widget; None if tqdm or ipywidgets is missing."""
     if find_spec("ipywidgets") is None or find_spec("tqdm") is None:
         return None
     from tqdm.auto import tqdm  # only in a notebook

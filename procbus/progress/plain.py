@@ -30,7 +30,7 @@ class PlainDisplay:
         """Leave the lines where they are."""
 
 
-#: The one for all bars.
+#: The display for all bars of the script.
 plain = PlainDisplay()
 
 

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
 """The last lines of a terminal, which are drawn again and again, below all other text.
 
-While they are there, text for stdout and stderr goes through this module, so that it appears above
-them whole. So does the text of log handlers that write to these streams. Text of other processes
-goes to the terminal directly.
+While these lines are there, text for stdout and stderr goes through this module, so that the text
+appears whole above the lines. Text of log handlers that write to these streams goes through this
+module too. Text of other processes goes to the terminal directly.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class LastLines:
         self._taken: list[_Above] = []
 
     def draw(self, lines: Sequence[str]) -> None:
-        """Draw lines in place of those that are there. They must be narrower than the terminal."""
+        """Draw lines in place of the drawn ones. Each must be narrower than the terminal."""
         with self._lock:
             self._take_streams()
             up = f"\x1b[{len(lines) - 1}A" if len(lines) > 1 else ""
@@ -49,7 +49,7 @@ class LastLines:
                 self.stream.flush()
 
     def leave(self, lines: Sequence[str]) -> None:
-        """Write lines that stay, in place of those that are drawn."""
+        """Write lines that stay, in place of the drawn lines."""
         text = "".join(f"{line}\n" for line in lines)
         with self._lock:
             self.write(self.stream, f"\n{text}" if self._midline else text, again=False)
@@ -68,12 +68,12 @@ class LastLines:
             self._midline = False
 
     def write(self, stream: TextIO, text: str, *, again: bool = True) -> int:
-        """Write text of others to one of the streams, above the drawn lines.
+        """Write text of other code to stdout or stderr, above the drawn lines.
 
         Args:
-            stream: that stream.
+            stream: stdout or stderr.
             text: the text.
-            again: whether to draw the lines again below it.
+            again: whether to draw the lines again below the text.
         """
         with self._lock:
             if self._frame and not self._midline:
@@ -107,7 +107,7 @@ class LastLines:
 
 
 class _Above:
-    """A standard stream whose text appears above the drawn lines; the stream itself afterwards."""
+    """Stands for a standard stream. Its text appears above the drawn lines, while there are any."""
 
     def __init__(self, name: str, stream: TextIO, screen: LastLines) -> None:
         self.name = name
@@ -131,12 +131,12 @@ class _Above:
         return iter(self.stream)
 
     def __getattr__(self, name: str) -> Any:
-        """Give anything else of the stream."""
+        """Give any other attribute of the stream."""
         return getattr(self.stream, name)
 
 
 def beneath(stream: Any) -> Any:
-    """The stream itself, while its text appears above drawn lines; otherwise what was given."""
+    """The real stream that an `_Above` stands for; any other object is returned as given."""
     return stream.stream if isinstance(stream, _Above) else stream
 
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 #: The option `progress=`.
 ShowProgress: TypeAlias = "bool | MakeBar"
 
-#: Values of PROCBUS_PROGRESS: no progress is shown; all is; all is, in plain lines.
+#: Values of PROCBUS_PROGRESS: show no progress; show all; show all in plain lines.
 _OFF = ("0", "off", "false", "no")
 _ON = ("1", "on", "true", "yes")
 _PLAIN = ("plain",)
@@ -130,7 +130,7 @@ def _display_of(option: ShowProgress, total: int | None) -> Display:
 
 
 def _terminal_display() -> Display | None:
-    """The display in the terminal that stderr goes to; None if that is none, or rich is missing."""
+    """The display in the terminal; None if stderr goes to no terminal, or rich is missing."""
     global _terminal
     from procbus.progress.screen import beneath
 

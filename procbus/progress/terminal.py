@@ -25,7 +25,8 @@ from procbus.progress.screen import LastLines
 DRAW_EVERY_S = 0.1
 #: Minimum and maximum width of a bar, in characters.
 _NARROWEST, _WIDEST = 10, 40
-#: The done part of a bar and the rest: in a terminal for all characters, and in another one.
+#: The characters for the done part of a bar and for the rest: in a terminal that shows Unicode, and
+#: in any other terminal.
 _LINES = "\u2501", "\u2500"
 _ASCII = "#", "-"
 #: Maximum of lines for running handlers of one bus, each with its own progress.
@@ -62,7 +63,7 @@ class TerminalDisplay:
         self.screen.draw(lines[: max(1, console.height - 1)])
 
     def finish(self, bar: Bar) -> None:
-        """Leave the last figures of a bar where they are; the others are soon drawn below."""
+        """Leave the last figures of a bar where they are; the other bars are soon drawn below."""
         console = Console(file=self.screen.stream)
         self.screen.leave(lines_of(console, [(bar, bar.read_last())], last=True))
 

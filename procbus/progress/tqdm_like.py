@@ -16,7 +16,7 @@ class MadeBar(Protocol):
     """A bar as `tqdm` makes it. It may have `set_postfix` and a `total` that can be set, too."""
 
     def update(self, n: int, /) -> object:
-        """Note that `n` more are done."""
+        """Note that `n` more events, calls or deliveries are done."""
 
     def close(self) -> object:
         """Note the end."""
@@ -30,8 +30,8 @@ class MadeDisplay:
     """Drives one bar that the user's callable made.
 
     Args:
-        made: that bar.
-        total: the total that it was made with.
+        made: the bar that the callable made.
+        total: the total that the bar was made with.
     """
 
     every_s = UPDATE_EVERY_S
@@ -42,15 +42,15 @@ class MadeDisplay:
         self._done = 0
 
     def refresh(self, bars: Sequence[Bar]) -> None:
-        """Update it."""
+        """Update the bar."""
         self._update(bars[0].read())
 
     def finish(self, bar: Bar) -> None:
-        """Update it a last time."""
+        """Update the bar a last time."""
         self._update(bar.read_last())
 
     def close(self) -> None:
-        """Close it."""
+        """Close the bar."""
         self._made.close()
 
     def _update(self, reading: Reading) -> None:
@@ -63,6 +63,6 @@ class MadeDisplay:
         if new > 0:
             self._done = reading.done
             made.update(new)
-        if hasattr(made, "set_postfix"):  # afterwards, because tqdm draws the bar in it
+        if hasattr(made, "set_postfix"):  # last, because tqdm draws the bar in `set_postfix`
             lanes = {lane.kind: f"{lane.running}+{lane.queued}" for lane in reading.lanes}
             made.set_postfix(failed=reading.failed, **lanes)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """For tests of code that uses procbus: a bus that runs handlers at once, and a clock to turn.
 
-`import procbus` does not import it. Its names are loaded on first use, because pytest imports this
-package, for its plugin, in every run.
+`import procbus` does not import this package. Its names are loaded on first use, because pytest
+imports the package in every run, for its plugin.
 """
 
 from __future__ import annotations

@@ -64,13 +64,13 @@ class Captured(Sequence[Receipt]):
     def __getitem__(self, index: slice) -> Captured: ...
 
     def __getitem__(self, index: int | slice) -> Receipt | Captured:
-        """One of them, or a slice."""
+        """One receipt, or a slice of them."""
         if isinstance(index, slice):
             return Captured(self._receipts[index])
         return self._receipts[index]
 
     def __len__(self) -> int:
-        """Their number."""
+        """The number of events."""
         return len(self._receipts)
 
     def __iter__(self) -> Iterator[Receipt]:

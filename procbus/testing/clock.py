@@ -20,8 +20,8 @@ class Clock:
     Thread-safe, and the same object in every handler.
 
     In a test, `advance` runs the retries and the delayed events that are due by then, in the
-    calling thread. In a handler it stands for the handler's duration: a handler that passes its
-    time limit ends there.
+    calling thread. In a handler, `advance` simulates the time that the handler takes: if the
+    handler passes its time limit, it ends there.
 
     Example:
         ```python
@@ -39,8 +39,8 @@ class Clock:
         ```
 
     Args:
-        auto: when no other work is left, go on to the next retry at once, so that no delivery
-            waits.
+        auto: True moves the clock to the next retry whenever no other work is left, so that no
+            delivery waits.
     """
 
     #: Whether time passes by itself.
@@ -53,7 +53,7 @@ class Clock:
         self._lock = threading.Lock()
         self._now = 0.0
         self._sleepers: weakref.WeakSet[Sleeper] = weakref.WeakSet()
-        #: For each thread, the handlers that it is in.
+        #: For each thread, the handlers that it is running.
         self._running = threading.local()
         _clocks[id(self)] = self
 
@@ -92,11 +92,11 @@ class Clock:
     # Methods for the bus.
 
     def attach(self, sleeper: Sleeper) -> None:
-        """Have a sleeper run as time passes, for as long as it lives."""
+        """Have a sleeper run as time passes, for as long as the sleeper lives."""
         self._sleepers.add(sleeper)
 
     def go_to(self, then: float) -> None:
-        """Set the clock, unless it is later already."""
+        """Set the clock forward to a time; do nothing if that time is over."""
         with self._lock:
             self._now = max(self._now, then)
 
@@ -111,14 +111,14 @@ class Clock:
         return self._now - run.began
 
     def end_in(self, run: InlineRun, grace_s: float) -> None:
-        """Have a handler end `grace_s` seconds from now, if its time limit is not earlier."""
+        """Have a handler end `grace_s` seconds from now, or earlier by its time limit."""
         run.ends_at = min(run.ends_at, self._now + grace_s)
 
     def end(self) -> float:
         """End the handler that began last in this thread; return its duration.
 
-        The duration does not count for the handlers around it, because on a real bus they run in
-        parallel.
+        The duration does not count for the handlers around this one, because on a real bus handlers
+        run in parallel.
         """
         frames = self._frames()
         took_s = self._now - frames.pop().began
@@ -128,7 +128,7 @@ class Clock:
         return took_s
 
     def _frames(self) -> list[InlineRun]:
-        """The handlers that this thread is in, the innermost last."""
+        """The handlers that this thread is running, the innermost last."""
         frames: list[InlineRun] | None = getattr(self._running, "frames", None)
         if frames is None:
             frames = self._running.frames = []

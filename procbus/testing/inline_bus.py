@@ -28,10 +28,11 @@ class InlineBus(EventBus):
     """An `EventBus` that runs handlers at once, in the publishing thread, and records all events.
 
     Routing, receipts, retries, dead letters, `current()`, statistics and `executor()` work as on
-    every bus; there are no threads and no processes. When `publish` returns, all consequences of
-    the event are finished, except retries that wait for the clock. An `async def` handler is run to
-    its end. Limits of memory, `concurrency` and `key` have no meaning here. Other options of
-    `EventBus` are refused, because they need workers, shared memory or a journal.
+    every bus; there are no threads and no processes. When `publish` returns, all handlers of the
+    event have run, and so have the handlers of events that they published. Only retries and delayed
+    events that wait for the clock are left. An `async def` handler is run to its end. `max_memory`,
+    `concurrency` and `key` have no effect here. Options of `EventBus` that are not named below are
+    refused, because they need workers, shared memory or a journal.
 
     Example:
         ```python
@@ -53,16 +54,17 @@ class InlineBus(EventBus):
     Args:
         handlers: as for `EventBus`.
         pickling: pickle the events, results and functions of cpu handlers, as for a worker process.
-            An object that cannot travel then fails as it would there.
-        clock: for the waits before retries, and for time limits. None for a clock that goes on by
-            itself, so that retries follow at once.
+            An object that cannot travel to a worker then fails its delivery, as on a real bus.
+        clock: the clock for the waits before retries, and for time limits. None for a clock that
+            goes on by itself, so that retries follow at once.
         max_pending: as for `EventBus`.
         on_full: as for `EventBus`.
         worker_init: called once, before the first cpu handler.
         on_failure: as for `EventBus`.
         carry: as for `EventBus`.
-        resources: what handlers get in place of their resources. A value is given as it is; a
-            function decorated with `procbus.resource` is opened and closed in place of the other.
+        resources: a dict from each resource to its replacement. A value is given to handlers as it
+            is. A function decorated with `procbus.resource` is opened and closed in place of the
+            replaced resource.
 
     Raises:
         OptionError: an option makes no sense.
@@ -104,7 +106,7 @@ class InlineBus(EventBus):
         """Do nothing: there are no workers to end."""
 
     def drain(self, timeout: float | None = None, *, progress: ShowProgress = False) -> bool:
-        """Run the waiting retries, whenever they are due. Other deliveries are finished already."""
+        """Run the waiting retries now, even if not yet due. All other deliveries are finished."""
         self._parts.lanes.expect_close()
         return super().drain(timeout, progress=progress)
 
@@ -136,7 +138,7 @@ class InlineBus(EventBus):
             where: a function of the event that says whether it is wanted.
 
         Raises:
-            AssertionError: there are none, or not exactly `count`.
+            AssertionError: no such event was published, or not exactly `count`.
         """
         found = self.published.of(*topics, where=where)
         if len(found) != count if count is not None else not found:
@@ -194,7 +196,7 @@ _R = TypeVar("_R", bound=Receipt)
 
 
 def _noted(receipts: dict[int, Receipt], make: Callable[..., _R], *about: Any) -> _R:
-    """Make a receipt, and keep it."""
+    """Make a receipt, and keep it for `published`."""
     receipt = make(*about)
     receipts[receipt.id] = receipt
     return receipt

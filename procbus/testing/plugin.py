@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def procbus_bus_options() -> dict[str, Any]:
-    """Options of `procbus_bus`: override it with options of `procbus.testing.InlineBus`."""
+    """Options of `procbus_bus`: override this fixture to return options of `InlineBus`."""
     return {}
 
 

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: MIT
-"""The live view as a web page: a server in a process of its own, on the loopback address."""
+"""The live view as a web page: a server in a separate process, on the loopback address."""

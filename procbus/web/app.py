@@ -51,9 +51,9 @@ def make_app(buses: Buses, guard: Guard, journal: str | None) -> Starlette:
     """Make the application.
 
     Args:
-        buses: the buses that it shows.
+        buses: the buses to show.
         guard: lets requests in.
-        journal: path of a journal that it shows beside them; None for none.
+        journal: path of a journal to show beside the buses; None for none.
     """
     page = files("procbus.web").joinpath("page.html").read_text(encoding="utf-8")
     server = _Server(buses, guard, journal, page)
@@ -100,7 +100,7 @@ class _Server:
     # Who may ask.
 
     def reading(self, answer: Endpoint) -> Endpoint:
-        """Answer the user of the server alone, with the reason if there is no answer."""
+        """Answer only the user of the server; give the reason if there is no answer."""
 
         @wraps(answer)
         async def answering(request: Request) -> Response:
@@ -110,7 +110,7 @@ class _Server:
         return answering
 
     def acting(self, answer: Endpoint) -> Endpoint:
-        """Answer requests with the token alone, likewise."""
+        """Answer only requests with the token; give the reason if there is no answer."""
 
         @wraps(answer)
         async def answering(request: Request) -> Response:
@@ -126,7 +126,7 @@ class _Server:
         return HTMLResponse(self._page)
 
     async def health(self, _: Request) -> Response:
-        """This server is there."""
+        """Say that the server runs."""
         return PlainTextResponse("ok\n")
 
     async def ready(self, _: Request) -> Response:
@@ -201,7 +201,7 @@ class _Server:
         return await self._buses.watch(request.path_params["name"])
 
     async def _journal(self, request: Request) -> JournalView:
-        """The journal of the bus that the query names; without one, the journal shown beside."""
+        """The journal of the bus in the query; without a bus, the journal beside the buses."""
         name = request.query_params.get("bus")
         if name is None:
             if self._given is None:
@@ -216,7 +216,7 @@ class _Server:
 
 
 async def _told(answer: Endpoint, request: Request) -> Response:
-    """Answer a request; tell why there is no answer."""
+    """Answer a request; if there is no answer, say why."""
     try:
         return await answer(request)
     except Declined as error:

@@ -2,8 +2,8 @@
 """Which requests are let in: by their host, by the user at the other end, and by the token.
 
 Any process of this machine can connect to a port of the loopback address, and a web page from
-elsewhere can have a browser send requests to it. So the facts about a bus are for the user of the
-server alone, and an action needs the token, which only this user was shown.
+elsewhere can have a browser send requests to that port. So only the user of the server may see the
+facts about a bus, and an action needs the token, which only this user was shown.
 """
 
 from __future__ import annotations
@@ -48,10 +48,10 @@ class Guard:
         self._of_own_user = of_own_user or comes_from_own_user
 
     def check_reader(self, request: Request) -> None:
-        """Let a request read. It may have to read a file of the kernel.
+        """Let a request read. The check may read a file of the kernel.
 
         Raises:
-            HTTPException: 403, because it comes from another user and has no token.
+            HTTPException: 403, because the request comes from another user and has no token.
         """
         client, server = request.client, request.scope.get("server")
         if self._has_token(request):
@@ -65,7 +65,7 @@ class Guard:
         """Let a request act.
 
         Raises:
-            HTTPException: 401, because it has no token, or a wrong one.
+            HTTPException: 401, because the request has no token, or a wrong token.
         """
         if not self._has_token(request):
             raise HTTPException(
@@ -84,7 +84,8 @@ class Guard:
 def comes_from_own_user(client: Address, server: Address) -> bool:
     """Whether the other end of a loopback connection belongs to this user, or to root.
 
-    Linux says so in a table of all sockets. Elsewhere no user is known, and all need the token.
+    Linux has the user of each socket in a table. Elsewhere no user is known, and every request
+    needs the token.
 
     Args:
         client: the other end.
@@ -108,11 +109,11 @@ def _hex(host: str) -> str:
 
 
 class Headers:
-    """Adds headers to each response, which tell a browser to trust nothing but the page itself.
+    """Adds headers to each response that tell a browser to trust only the page itself.
 
     Args:
         app: the application.
-        page: the text of the page, whose scripts and styles are the only ones to run.
+        page: the text of the page. Only its scripts may run, and only its styles apply.
     """
 
     def __init__(self, app: ASGIApp, page: str) -> None:
@@ -139,7 +140,7 @@ class Headers:
 
 
 def policy_for(page: str) -> str:
-    """The Content-Security-Policy that allows the scripts and styles inside of a page alone."""
+    """The Content-Security-Policy that allows only the scripts and styles inside a page."""
     allowed = ["default-src 'none'", "connect-src 'self'", "img-src data:"]
     for element in ("script", "style"):
         texts = re.findall(rf"<{element}>(.*?)</{element}>", page, flags=re.DOTALL)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""A journal on the page: its backlog and its newest dead letters, also when no bus has it."""
+"""A journal on the page: its backlog and its newest dead letters, even if no bus has it open."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from procbus.live.snapshot import Facts
 
 #: Minimum interval between two visits to a journal, in seconds.
 VISIT_S = 2.0
-#: Minimum interval, as a multiple of the duration of a visit; because a large one takes long.
+#: Minimum interval, as a multiple of the duration of a visit; because a large journal takes long.
 TIMES_LONGER = 10.0
 #: Maximum of dead letters of a journal that are shown.
 DEAD_SHOWN = 50
@@ -26,7 +26,7 @@ _NAME = 200
 
 
 class JournalView:
-    """One journal, read when somebody asks and something may be new. Thread-safe.
+    """One journal. It is read for a request, if something may be new. Thread-safe.
 
     A visit takes the lock of a journal that no bus has, for some milliseconds. A bus that starts in
     that moment would be refused. So such a journal is read again only after its files have changed.
@@ -47,7 +47,7 @@ class JournalView:
         self._files: tuple[tuple[int, int], ...] | None = None
 
     def read(self) -> Facts:
-        """The counts of each handler and the newest dead letters; `error` in place of them."""
+        """The counts of each handler and the newest dead letters; or `error`, with the reason."""
         with self._visiting:
             if monotonic() >= self._next_at and (self._files is None or self._files != self._now()):
                 began = monotonic()

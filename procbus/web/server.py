@@ -24,7 +24,7 @@ class WebServer:
     Args:
         only: the socket of the only bus to show; None for all buses of this user.
         port: the port; 0 for any free one.
-        journal: path of a journal to show beside; None for none.
+        journal: path of a journal to show beside the buses; None for none.
 
     Raises:
         OSError: the port cannot be used.

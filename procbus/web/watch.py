@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """The buses that a server shows: newest snapshot and history of each, and the pages that look.
 
-All of it belongs to one event loop. A question to a bus blocks, so a thread asks it.
+All objects here belong to one event loop. Asking a bus blocks, so a thread asks it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from procbus.live.snapshot import Facts
 from procbus.live.sockets import BusSocket
 from procbus.live.stuck import stacks_by_signal
 
-#: Interval between two looks at a bus, in seconds: while a page looks at it, and while none does.
+#: Interval between two looks at a bus, in seconds: while a page shows it, and while no page does.
 LOOK_S = 1.0
 SELDOM_S = 10.0
 #: Maximum of points in the history of a bus; because a plot is not wider in pixels.
@@ -98,9 +98,9 @@ class Watch:
     """One bus, which is asked for a snapshot again and again, until it ends.
 
     Args:
-        place: its socket.
-        look_s: interval between two looks while a page looks at it, in seconds.
-        seldom_s: interval while none does, in seconds.
+        place: the socket of the bus.
+        look_s: interval between two looks while a page shows the bus, in seconds.
+        seldom_s: interval while no page shows the bus, in seconds.
     """
 
     def __init__(
@@ -145,7 +145,7 @@ class Watch:
             self._pages -= 1
 
     async def renew(self) -> None:
-        """Wait for a look at the bus, if the last one may be long ago."""
+        """Wait for a look at the bus, if the last look may be long ago."""
         if not self._pages and self.state != "ended":
             replaced = self._replaced
             self._page_came.set()
@@ -160,7 +160,7 @@ class Watch:
             **about: the other fields of the request.
 
         Raises:
-            NoAnswer: there is none, or it refuses.
+            NoAnswer: there is no answer, or the bus refuses.
         """
 
         def asked() -> Any:
@@ -254,9 +254,9 @@ class Buses:
     """The buses that are shown.
 
     Args:
-        only: the socket of the only one; None for all buses of this user.
+        only: the socket of the only bus to show; None for all buses of this user.
         look_s: interval between two looks at a bus, in seconds.
-        seldom_s: interval while no page looks at it, in seconds.
+        seldom_s: interval while no page shows the bus, in seconds.
     """
 
     def __init__(
@@ -277,7 +277,7 @@ class Buses:
             await watch.stop()
 
     async def watch(self, name: str) -> Watch:
-        """The bus of a name; if it has ended, the next one of that name, if there is one.
+        """The bus of a name; if it has ended, the next bus of that name, if there is one.
 
         Raises:
             Gone: there is no such bus.
@@ -299,7 +299,7 @@ class Buses:
         return self._watch(place) if now is known or now is None else now
 
     async def listed(self) -> list[Facts]:
-        """Name, state and few facts of each bus, for people to choose; living ones first.
+        """Name, state and a few facts of each bus, for people to choose; living buses first.
 
         Raises:
             UnsafePlace: a directory for sockets belongs to someone else.
@@ -348,7 +348,7 @@ class Buses:
 
 
 def _asked(place: BusSocket, do: str) -> Facts | None:
-    """The answer of a bus; no facts if it has ended, and None if it does not answer."""
+    """The answer of a bus; an empty dict if the bus has ended, None if it does not answer."""
     try:
         with LiveConnection(place) as connection:
             facts: Facts = connection.ask(do)
@@ -360,7 +360,7 @@ def _asked(place: BusSocket, do: str) -> Facts | None:
 
 
 def _last(watch: Watch) -> Facts:
-    """The same facts about a bus that has ended, from its last snapshot."""
+    """The few facts about a bus that has ended, from its last snapshot."""
     last = watch.snapshot
     if last is None:
         return {}
