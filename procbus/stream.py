@@ -102,7 +102,7 @@ class Feed:
         except QueueFull as error:
             self.full = bool(self._held)
             if not self.full:
-                self._fail(error)  # it is the source's
+                self._fail(error)  # the source itself raised it
             elif not receipts:
                 raise
         except Exception as error:  # noqa: BLE001 - raised after the receipts of published events

@@ -196,8 +196,8 @@ class Advisor:
 
         None if there was no long run.
         """
-        # Runs that ended a moment ago count too: most likely this thread got the GIL because one
-        # ended.
+        # Runs that ended a moment ago count too: most likely this thread got the GIL because such a
+        # run ended.
         since = monotonic() - _SELDOM_S
         at_work = [
             (thread, subject)

@@ -263,7 +263,7 @@ class SwitchPolicy:
             judgement: the judgement of its runs on that lane.
             now: in seconds of `time.monotonic()`.
         """
-        # Threads are what the io lane has: without a GIL there is no reason to leave it.
+        # The io lane has threads: if threads suit the handler, there is no reason to leave it.
         if judgement.kind in (None, kind, "threads") or judgement.gain < WORTH_A_MOVE:
             self._agreed = 0
             return False

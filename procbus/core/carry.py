@@ -39,7 +39,7 @@ class Carry:
     def __init__(self, variables: Sequence[ContextVar[Any] | Translated]) -> None:
         #: Workers look the variables up by this number, as they look up a handler by its number.
         self.number = new_number()
-        #: They travel in this form, and arrive as the variables to set.
+        #: The variables travel to workers in this form, and arrive as the variables to set.
         self.definition = tuple(variables)
         #: The variables to read, and the ones to set in this process.
         self.variables = tuple([v.source if isinstance(v, Translated) else v for v in variables])

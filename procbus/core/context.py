@@ -72,7 +72,7 @@ _NO_RUN = _NoRun()
 class HandlerContext:
     """The running delivery, as its handler sees it: the return value of `current()`.
 
-    Each run of a handler has its own.
+    Each run of a handler has its own object.
 
     Example:
         ```python
@@ -433,7 +433,7 @@ def running_context() -> HandlerContext | None:
     if not about:
         return None
     context: HandlerContext = first(*about[1:])
-    with suppress(IndexError):  # it was cleared meanwhile
+    with suppress(IndexError):  # the seat was cleared meanwhile
         seat[0] = context
     return context
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class ProcbusError(Exception):
-    """Base class of all errors of procbus. Misuse of a receipt or of `current()` raises it itself.
+    """Base class of all errors of procbus. Also raised for misuse of a receipt or of `current()`.
 
     Example:
         ```python

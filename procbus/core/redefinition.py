@@ -79,7 +79,7 @@ def takes_its_place(new: Provenance, old: Provenance, same_topics: bool) -> bool
     if new.name[1] == "_" and not same_topics:  # by convention `_` is no name
         return False
     if new.cell is None and new.variables != old.variables and not _is_import_again(new, old):
-        return False  # of another module with the same name
+        return False  # the handlers belong to two modules with the same name
     moved = new.code.co_firstlineno != old.code.co_firstlineno
     elsewhere = new.code.co_filename != old.code.co_filename
     if new.run is None or old.run is None or (new.run == old.run and isinstance(new.run, int)):

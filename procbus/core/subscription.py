@@ -217,14 +217,14 @@ class Subscription:
         self.timed_out = 0
         self.crashed = 0
         self.over_memory = 0
-        #: Why it is on this lane, if it moved there, or if the bus has chosen it.
+        #: The reason for this lane, if the handler moved there, or if the bus chose the lane.
         self.decided = ""
         #: Measures how its runs use the machine.
         self.meter = Meter()
         #: Seconds from publishing to the first attempt, and seconds of each attempt.
         self.queued = Histogram()
         self.ran = Histogram()
-        #: Successes that these two do not stand for yet: they wait for the next sample.
+        #: Number of successes that `queued` and `ran` do not include yet, until the next sample.
         self.untimed = 0
 
     def _claim(self, event: Any) -> bool:

@@ -85,7 +85,7 @@ class CallFuture(Future[T]):
             its = vars(part)
             with _making:
                 if "made" not in mine and self.succeeded is succeeded:
-                    mine.update(its, made=True)  # in one step, because Ctrl-C may come between two
+                    mine.update(its, made=True)  # one step, because Ctrl-C may come between two
         return object.__getattribute__(self, name)
 
     def succeed(self, value: T) -> None:
@@ -105,7 +105,7 @@ class CallFuture(Future[T]):
             super().cancel()
             self.set_running_or_notify_cancel()
         elif delivery.handler.kind == "cpu":
-            # The standard library's word for it is the one for a dead worker.
+            # The standard library has the error of a dead worker for a call that was ended.
             self.set_exception(WorkerDied(str(outcome.error), handler=delivery.handler.name))
         else:
             self.set_exception(outcome.error)

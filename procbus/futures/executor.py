@@ -126,7 +126,7 @@ class BusExecutor(Executor):
                 f'an executor is for "io" (calls that wait) or "cpu" (calls that compute), '
                 f"not {shown(kind)}{did_you_mean(kind, ('io', 'cpu'))}"
             )
-        exit_hooks.close_first()  # so that it learns when the script has ended
+        exit_hooks.close_first()  # so that the executor learns when the script has ended
         self._bus = bus
         self._own = False
         self._parts = parts
@@ -393,7 +393,7 @@ class _Desk:
     ) -> CallFuture[Any]:
         """Publish a call with its handler; return the future, which `make` made."""
         future = make()
-        # Before the check, so that a concurrent `shutdown` sees the future, or this sees the
+        # Before the check: either a concurrent `shutdown` sees the future, or this method sees the
         # shutdown.
         self.open[future] = None
         try:

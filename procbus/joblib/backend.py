@@ -187,7 +187,7 @@ class ProcbusBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[mi
             bus, pool = self._bus, self._pool
             self._bus = self._pool = None
         if bus is not None and pool is not None:
-            pool.own(None)  # so that it may
+            pool.own(None)  # because an executor may kill only the workers of its own bus
             pool.kill_workers()
             bus.close(timeout=0, cancel=True)
 

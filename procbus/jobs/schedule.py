@@ -327,8 +327,8 @@ class Schedules:
         if not course.told:
             course.told = True
             log.warning(
-                "the schedule %r left out a tick: the event of the one before is not settled yet "
-                "(logged once). Handlers that take longer than an interval need a longer one",
+                "the schedule %r left out a tick: its last event is not settled yet (logged once). "
+                "If the handlers often take longer than the interval, give every() a longer one",
                 course.name,
             )
 

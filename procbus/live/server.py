@@ -166,7 +166,7 @@ class LiveServer:
     def _ring(self) -> None:
         bell = self._bell
         if bell is not None:
-            with suppress(OSError):  # it is full, so the thread is on its way; or it is closed
+            with suppress(OSError):  # the bell is closed, or full: then the thread wakes up anyway
                 bell[1].send(b"!")
 
     # The thread.
@@ -201,7 +201,7 @@ class LiveServer:
                 last = {"result": snapshots.take(watcher.counts), "last": True}
                 line = _line({"protocol": LIVE_PROTOCOL, "id": None, "ok": True, **last})
                 watcher.socket.send(watcher.to_send + line)
-            except OSError:  # it has gone, or it has no room: then it keeps an older one
+            except OSError:  # the watcher has gone, or has no room, and keeps an older snapshot
                 continue
             except Exception:  # noqa: BLE001 - the bus must come to its end
                 log.exception("procbus itself failed in its live view, which ends")
@@ -209,7 +209,7 @@ class LiveServer:
     def _accept(self, listener: socket.socket, selector: selectors.BaseSelector) -> None:
         try:
             sock, _ = listener.accept()
-        except BlockingIOError:  # it has gone already
+        except BlockingIOError:  # the watcher has gone already
             return
         except OSError:  # the process has too many open files, and maybe fewer soon
             sleep(_RETRY_S)
