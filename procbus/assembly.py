@@ -105,7 +105,7 @@ class Makers(NamedTuple):
 #: The makers of an ordinary bus.
 MAKERS = Makers()
 
-#: Whether the script was told that its buses run handlers inline.
+#: Whether the log has already said that buses run handlers inline.
 _told: list[bool] = []
 
 
@@ -198,7 +198,7 @@ class Assembly:
         self._carry = Carry(settings.carry)
         #: A process that is to become the first worker, until the pool has it.
         self._newborn: Newborn | None = None
-        #: Whether it is used in a `with` block.
+        #: Whether the bus is used in a `with` block.
         self.entered = False
         self.admission = Admission(settings.max_pending, settings.on_full)
         self.retries = make.retries()
@@ -548,13 +548,13 @@ class Assembly:
         settled = failed = published = 0
         for each in self._counted():
             failed += each.failed
-            # Before the published ones, so that there are no more of them.
+            # Settled deliveries are read before published ones, so that they are never more.
             settled += each.succeeded + each.failed + each.cancelled + each.stopped
             published += each.published + each.unqueued
         return published, settled, failed
 
     def _reports(self) -> list[str]:
-        """How far the running handlers are that report it."""
+        """A line for each running handler that reports its progress."""
         return [f"{each.handler.name}: {report}" for each, report in self.lanes.progress()]
 
     def _lane_counts(self) -> list[LaneCounts]:
@@ -666,7 +666,7 @@ class Assembly:
         self.lanes.prime()
 
     def _watch(self) -> None:
-        """Have the bus closed at the script's end, and let the user look at it until then."""
+        """Have the bus closed at the script's end, and start its live view if it has one."""
         exit_hooks.watch(self.lifecycle)
         add_origins(self.lifecycle)
         if self.lifecycle.live is not None:

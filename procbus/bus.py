@@ -163,7 +163,7 @@ class EventBus:
         self._take(Assembly(make_settings(options), handlers, usual_makers()))
 
     def _take(self, parts: Assembly) -> None:
-        """Take the parts of this bus. A bus for tests has parts of its own making."""
+        """Take the parts of this bus. A bus for tests makes other parts."""
         self._parts = parts
         self._lifecycle = parts.lifecycle
         self._subscriptions = parts.subscriptions

@@ -133,8 +133,8 @@ class _Tracing:
         #: Events with open deliveries, by id; and the span id of the next attempt of each delivery.
         self._events: dict[int, _Event] = {}
         self._planned: dict[Delivery, int] = {}
-        #: The call that each running event of a batch handler is in; and by handler and thread the
-        #: last call whose start was told.
+        #: The call of each running delivery to a batch handler; and by handler and thread the last
+        #: call whose start was told.
         self._calls: dict[Delivery, _Call] = {}
         self._begun: dict[tuple[str, int], _Call] = {}
 
@@ -196,7 +196,7 @@ class _Tracing:
         destination = _destination(receipt)
         above = None
         if not trace.get_current_span().get_span_context().is_valid:
-            # A batch handler runs in no context. The bus knows the event that it got first.
+            # A batch handler runs in no context. The parent is the first event of its list.
             with self._lock:
                 parent = self._events.get(receipt.parent_id or 0)
             above = None if parent is None else parent.context

@@ -23,7 +23,7 @@ from procbus.core.meter import Evidence, Machine, Span
 from procbus.core.overview import Overview, Table, shown_as
 from procbus.core.text import seconds, share
 
-#: Maximum share of its CPU time with the GIL for a handler that "releases the GIL".
+#: Maximum share of a handler's CPU time with the GIL, for the advice "releases the GIL".
 _LITTLE = 0.6
 
 
@@ -179,7 +179,7 @@ def _batches(evidence: Evidence) -> str:
 
 
 def _threads_are_right(evidence: Evidence, judgement: Judgement, machine: Machine) -> str:
-    # Of the time in which it had a core, or did not need one.
+    # The share of the time in which the handler had a core, or needed none.
     waits_s = (evidence.wait_s.low + evidence.wait_s.high) / 2
     computes = f"computes for {share(evidence.cpu_s / (evidence.cpu_s + waits_s))} of its time"
     expected = f"expected {judgement.gain:.1f} x on {machine.cores} cores"

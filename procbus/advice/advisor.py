@@ -2,7 +2,7 @@
 """The advisor: looks at io handlers while they run, and logs when a handler has the wrong kind.
 
 Its thread starts once a handler has run for some time, sleeps while none runs long, and ends with
-the bus. Deliveries never depend on it: the bus works without it where no thread can be started.
+the bus. Deliveries never depend on the advisor: if no thread can be started, the bus works without.
 """
 
 from __future__ import annotations

@@ -83,7 +83,7 @@ class GilProbe:
         # PyDLL keeps the GIL while it calls; Python's own file functions would release it.
         self._libc = ctypes.PyDLL(None)
         self._buffer = ctypes.create_string_buffer(128)
-        #: Time when it last had the GIL, and the CPU seconds of the process then.
+        #: Time when the probe last had the GIL, and the CPU seconds of the process then.
         self._last = monotonic(), time.process_time()
 
     def look(
@@ -187,9 +187,9 @@ def doing(
             return {Doing.FREE: 1.0}
         if blocked_in in ("", _READY):  # it is ready to run, without a core: with the GIL or not?
             return {}
-        # A thread waits in a futex for the GIL, or for a lock. In a process at rest it cannot be
-        # the GIL. In a process that has no core it can: the next thread to have the GIL is ready to
-        # run, and the others wait for it.
+        # A thread waits in a futex for the GIL, or for a lock. In a process at rest it cannot wait
+        # for the GIL. In a process that has no core it can: the next thread to have the GIL is
+        # ready to run, and the other threads wait for the GIL.
         return {Doing.WAITS: 1.0} if not futex or at_rest else {}
     if not went_on and blocked_in in ("", _READY):
         return {}  # ready to run, without a core; a holder of the GIL waits for it again by now

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The request that a delivery be cancelled, with its reason."""
+"""The request to cancel a delivery, with the reason."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ WATCHER = "somebody cancelled it in the live view"
 
 
 class CancelRequest(NamedTuple):
-    """The request that a delivery be cancelled. The first one counts."""
+    """The request to cancel a delivery. If there are several requests, the first counts."""
 
     #: Time of the request, in seconds of `time.monotonic()`.
     at: float
     #: The reason, as words of an error message.
     why: str
-    #: Whether a journal drops the delivery. Otherwise it runs at the next start.
+    #: Whether a journal drops the delivery. Otherwise the delivery runs at the next start.
     for_good: bool

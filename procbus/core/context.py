@@ -199,12 +199,12 @@ class HandlerContext:
         topic = None
         if payload is not NOTHING:
             if type(event) is not str:
-                # Imported here because a worker needs it hardly ever, and starts faster without.
+                # Imported here because a worker rarely needs it, and starts faster without it.
                 from procbus.core.topic import check_concrete
 
                 event = check_concrete(event)  # None must not mean routing by class
             topic, event = event, payload
-        # In a thread that the handler started, this line makes the event one of the handler's own.
+        # In a thread that the handler started, this line makes the handler the event's publisher.
         before = running.set(self)
         try:
             if delay is not None or at is not None:
@@ -318,7 +318,7 @@ THREADS_INHERIT = bool(getattr(sys.flags, "thread_inherit_context", 0))
 #: threads inherit it, the seat is cleared at the end of the handler, because threads that the
 #: handler started may go on.
 running: ContextVar[list[Any] | HandlerContext | None] = ContextVar("procbus_running", default=None)
-#: Reads it. One object for all threads: see `procbus.system.uncounted`.
+#: Reads `running`. One object for all threads: see `procbus.system.uncounted`.
 running_now = running.get
 
 

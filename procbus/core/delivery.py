@@ -119,11 +119,11 @@ class Delivery(Generic[ResultT_co]):
     #: Number of deliveries that this object stands for: more than one for a `Ticket`.
     weight = 1
 
-    #: Whether it is or was in its lane; unset before. Written under the lane's lock.
+    #: Whether the delivery is or was in its lane; unset before. Written under the lane's lock.
     queued: bool
-    #: The key that its handler's rate counts it under; unset without one. Written at publishing.
+    #: The key under which the handler's rate counts it; unset without a key. Written at publishing.
     rate_key: str | int | float | bytes | None
-    #: The request that it be cancelled; unset before. Written under the settlement's lock.
+    #: The request to cancel the delivery; unset before. Written under the settlement's lock.
     asked: CancelRequest
     value: ResultT_co
     started_at: float
@@ -295,7 +295,7 @@ class Delivery(Generic[ResultT_co]):
 
     @property
     def worker_pid(self) -> int | None:
-        """Process that ran the handler; None while the delivery is open or if it never began."""
+        """Id of the process that ran the handler; None while open, or if the run never began."""
         outcome = self.outcome
         return None if outcome is None else outcome.worker_pid
 

@@ -50,7 +50,7 @@ class Allowance:
 
 
 class Flood:
-    """The records that one worker sends and leaves out. Not thread-safe."""
+    """Decides which records one worker sends, and counts the others. Not thread-safe."""
 
     def __init__(self) -> None:
         self._common = Allowance(RATE, BURST)
@@ -86,7 +86,7 @@ class Flood:
         """Return the counts to report now, by handler; empty when there are none, or not yet.
 
         Args:
-            now: in seconds of `time.monotonic()`; infinity takes it in any case.
+            now: in seconds of `time.monotonic()`; with infinity all counts are returned.
             midway: whether more records are likely to follow, so that a count would soon be wrong.
         """
         last = max(self._told_at, self._since) if midway else self._told_at

@@ -315,7 +315,7 @@ class Handler:
 
     @property
     def max_memory(self) -> int | None:
-        """Maximum memory of its worker while it runs, in bytes; None for no limit."""
+        """Maximum memory of the worker during a run, in bytes; None for no limit."""
         return self.limits.max_memory
 
     @property
@@ -568,7 +568,7 @@ def _problems_of_call(function: Callable[..., Any]) -> Iterator[str]:
 
 
 def _needs_of(function: Callable[..., Any]) -> Needs:
-    """The resources that its parameters name."""
+    """The resources that the parameters of a function name."""
     if "procbus.core.resources" not in sys.modules:  # then no parameter can name one
         return ()
     from procbus.core.resources import needs_of, problems_of_use

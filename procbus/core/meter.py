@@ -64,22 +64,22 @@ class Evidence:
     runs: int = 0
     #: Wall time: from the start of the run to its end.
     wall_s: float = 0.0
-    #: CPU time: of its thread, or of its worker process.
+    #: CPU time of the handler's thread, or of its worker process.
     cpu_s: float = 0.0
-    #: CPU time of processes that it started and waited for; only for a cpu handler.
+    #: CPU time of processes that the handler started and waited for; only for a cpu handler.
     children_s: float = 0.0
-    #: The part of its CPU time in which it held the GIL. Unknown in a worker process; zero where
-    #: there is no GIL.
+    #: The part of the CPU time in which the handler held the GIL. Unknown in a worker process; zero
+    #: where there is no GIL.
     gil_s: Span = NONE
-    #: Time in which it waited for anything but the GIL or a core: a disk, a socket, a lock, a
-    #: sleep.
+    #: Time in which the handler waited for anything but the GIL or a core: a disk, a socket, a
+    #: lock, a sleep.
     wait_s: Span = NONE
     #: CPU time for sending an event to a worker and reading its result: in the script, and in the
     #: worker. For an io handler, the time that sending and reading would take.
     transport_s: float = 0.0
     unpacking_s: float = 0.0
-    #: The reason why events or results cannot travel to a worker; empty if they can, None if that
-    #: was never tried.
+    #: The reason why events or results cannot travel to a worker; empty if they can, None if no
+    #: event has been tried.
     obstacle: str | None = None
     #: Time from publishing to the start of the run.
     queue_s: float = 0.0
@@ -90,7 +90,7 @@ class Evidence:
     #: All attempts, measured or not, and the seconds that they took together.
     ran: int = 0
     ran_s: float = 0.0
-    #: Whether it has an option that only a worker process can keep, such as `max_memory`.
+    #: Whether the handler has an option that only a worker process can keep, such as `max_memory`.
     needs_process: bool = False
 
     @property
@@ -194,8 +194,8 @@ class Meter:
             self._looks = dict.fromkeys(Doing, 0.0)
             self._children_s = 0.0
             self._suspended_s = 0.0
-            #: Of one delivery; None until measured. Written without the lock: losing one figure
-            #: between two threads does no harm.
+            #: CPU seconds of sending one event, and of reading one result; None until measured.
+            #: Written without the lock: losing one figure between two threads does no harm.
             self._sent_s: float | None = None
             self._received_s: float | None = None
             self.unpacking_s = 0.0
@@ -347,8 +347,8 @@ class Meter:
                 gil_s = Span(cpu_s, cpu_s) if gil else NONE
                 wait_s = self._wait_on_loop(self._suspended_s / runs, active_s)
             elif kind == "cpu" or not gil:
-                # No other thread takes the GIL from it. Time that is not CPU time is waiting,
-                # except the time in which it was given no core.
+                # No other thread takes the GIL from the handler. Time that is not CPU time is
+                # waiting, except the time in which the handler was given no core.
                 starved_s = self._starved_s / runs
                 idle_s = max(0.0, wall_s - cpu_s - starved_s)
                 # Some starving does not show in the figures: a host may take the cores away.
@@ -356,7 +356,7 @@ class Meter:
                 wait_s = Span(max(0.0, idle_s - _UNSEEN * starved_s), idle_s)
             elif (median_s := self._walls.quantile(0.5) or wall_s) < LONG_S:
                 # Most short runs end before another thread takes the GIL from them. So the median
-                # has next to no waiting for the GIL in it, while the mean has much.
+                # includes next to no waiting for the GIL, while the mean includes much.
                 idle_s = max(0.0, median_s - cpu_s)
                 gil_s, wait_s = Span(cpu_s, cpu_s), Span(idle_s, idle_s)
             else:
@@ -402,7 +402,7 @@ class Meter:
         idle_s = max(0.0, wall_s - cpu_s)
         # Two estimates: the share of waiting beside computing, which takes cpu_s, and beside
         # everything, which takes wall_s. The first is better for a handler that mostly waits for
-        # the GIL, the second for one that hardly computes.
+        # the GIL, the second for a handler that hardly computes.
         beside = share_bounds(looks[Doing.WAITS], computing + looks[Doing.WAITS])
         of_all = share_bounds(looks[Doing.WAITS], sum(looks.values()))
         least_s = max(cpu_s * beside.low / (1 - beside.low), wall_s * of_all.low)

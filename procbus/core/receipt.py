@@ -455,7 +455,7 @@ class FanReceipt(Receipt[EventT_co, ResultT_co]):
         self.topic = topic
         self.parent_id = parent_id
         self.lock = lock
-        #: Set once, when it is published.
+        #: Set once, when the event is published.
         self.held: tuple[Delivery[ResultT_co], ...] = ()
         self.left = 0
         self.block = None

@@ -112,9 +112,9 @@ class _Opened:
         self.given = given
         self.value: Any = None
         self.ok = False
-        #: Set once it is open, or cannot be opened.
+        #: Set once the resource is open, or cannot be opened.
         self.done = threading.Event()
-        #: The thread that opens it.
+        #: The thread that opens the resource.
         self.opener = threading.get_ident()
         self._stack = ExitStack()
         self._context = Context()
@@ -159,7 +159,7 @@ class Shelf:
         fakes: what stands for some resources, in tests: a value, or another resource.
     """
 
-    #: Whether it keeps async resources; else each attempt has its own.
+    #: Whether the shelf keeps async resources; else each attempt opens its own.
     keeps_async = False
 
     def __init__(

@@ -155,7 +155,7 @@ class CallFuture(Future[T]):
         return delivery is not None and delivery.state is DeliveryState.RUNNING
 
     def add_done_callback(self, fn: Callable[[Future[T]], object]) -> None:
-        """Have `fn` called with this future when it is done; at once if it is already.
+        """Have `fn` called with this future when the call is done; at once if it is done already.
 
         `fn` runs in the thread that settles the call: keep it short. It may submit more calls;
         submitting there never waits.

@@ -71,7 +71,7 @@ def results_of(
 
 
 def one_by_one(chunks: Iterator[list[T]]) -> Iterator[T]:
-    """Yield the elements of each chunk, without keeping one that was yielded."""
+    """Yield the elements of each chunk, without keeping an element that was yielded."""
     for chunk in chunks:
         chunk.reverse()
         while chunk:

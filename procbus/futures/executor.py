@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""A bus as a `concurrent.futures.Executor`: each call is a delivery to a handler of its own.
+"""A bus as a `concurrent.futures.Executor`: each call is a delivery, each callable a handler.
 
 `BusExecutor` is the public executor. `_Desk` holds everything that calls refer to, so that an
 executor that is dropped can be freed while calls still run.
@@ -153,8 +153,8 @@ class BusExecutor(Executor):
     def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
         """Have `fn(*args, **kwargs)` called by a worker.
 
-        Waits while `max_pending` deliveries are pending on the bus, unless it is called inside a
-        handler or a call of this bus.
+        `submit` waits while `max_pending` deliveries are pending on the bus, unless it is called
+        inside a handler or a call of this bus.
 
         Raises:
             RuntimeError: the executor was shut down, or its bus closed.
@@ -320,7 +320,7 @@ class BusExecutor(Executor):
         )
 
     def __repr__(self) -> str:
-        """Show its kind, its state, and the number of pending calls."""
+        """Show the kind, the state, and the number of pending calls."""
         state = "shut down" if self._desk.shut else "open"
         return f"<BusExecutor {self._kind}, {state}: {len(self._desk.open)} calls pending>"
 

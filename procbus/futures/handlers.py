@@ -37,13 +37,13 @@ class CallHandler:
     __slots__ = ("anchor", "carries", "gone", "noticed", "pins", "subscription")
 
     def __init__(self, anchor: object, subscription: Subscription, *, carries: bool) -> None:
-        #: The object that identifies it; kept alive, so that no other object gets the same
-        #: identity.
+        #: The object that identifies the callable; kept alive, so that no other object gets the
+        #: same identity.
         self.anchor = anchor
         self.subscription = subscription
         #: Whether the function is a part of the event.
         self.carries = carries
-        #: Number of its published calls when it was last considered for dropping.
+        #: Number of published calls of the handler, when it was last considered for dropping.
         self.noticed = -1
         #: One entry for each call that is being published. A publisher adds its entry, then reads
         #: `gone`. A thread that drops the handler sets `gone`, then reads this. So one of them sees
@@ -199,7 +199,7 @@ def taken_apart(
     """Turn a call into a call of the function beneath: bound objects join the arguments.
 
     Raises:
-        TypeError: it is not callable.
+        TypeError: the object is not callable.
     """
     while not isinstance(function, types.FunctionType | type):
         made = _call_of(type(function))

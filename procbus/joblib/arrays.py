@@ -78,7 +78,7 @@ class SharedArrays:
             return value
         try:
             return self._copied(value)
-        except OSError:  # no memory, or no descriptor: it travels with each call
+        except OSError:  # no memory, or no descriptor: the array travels with each call
             return value
 
     def _copied(self, value: Any) -> InFile:
@@ -113,7 +113,7 @@ def _order_of(value: Any) -> str:
 
 
 def _of_file(value: Any, mode: str) -> InFile | None:
-    """A mapped file of the user's own, so that workers map it too; None for a private copy."""
+    """The user's own file of a mapped array, for workers to map it too; None for a private copy."""
     if value.filename is None or value.mode == "c":
         return None
     mode = "r" if value.mode == "r" else mode

@@ -158,7 +158,7 @@ class ProcbusBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[mi
                     self._take_workers(self._need)
 
     def terminate(self) -> None:
-        """Leave the workers to the next `joblib.Parallel`, unless another one uses them."""
+        """Leave the workers to the next `joblib.Parallel`, unless another still uses them."""
         with self._lock:
             self._users = max(0, self._users - 1)
             if self._users:

@@ -21,8 +21,8 @@ class Need(NamedTuple):
     workers: int
     #: The process to which the workers belong, because a forked child has no workers.
     pid: int
-    #: Maximum of threads of numeric libraries in each, if the user gave one, and the variables
-    #: that set it.
+    #: Maximum of threads of numeric libraries in each worker, if the user gave one, and the
+    #: environment variables that set this maximum.
     threads: int | None
     variables: tuple[str, ...]
 

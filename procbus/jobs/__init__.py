@@ -1,2 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Jobs: all that a block of your script sets going, as one thing to wait for; and expectations."""
+"""Jobs: all that a block of your script publishes, as one thing to wait for. Also schedules.
+
+`expected` waits for one event.
+"""

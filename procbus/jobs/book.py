@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """The book of the jobs of one bus: which delivery belongs to which job.
 
-It listens to the bus while a job is open. Without jobs it costs nothing.
+The book listens to the bus while a job is open. Without jobs it costs nothing.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ LEFT = "the block of its job {} was left by an exception"
 
 
 class _Event:
-    """An event of jobs that has open deliveries: its handlers' events belong to its jobs."""
+    """An event of jobs that has open deliveries. Its handlers' events belong to the same jobs."""
 
     __slots__ = ("jobs", "node", "open")
 
@@ -281,7 +281,7 @@ class JobBook:
             return job.results.pop(handler, ()), more
 
     def nodes(self, job: JobState) -> tuple[dict[int, Node], int]:
-        """The first events of a job, and the number of further ones."""
+        """The first events of a job, and the number of further events."""
         with self._lock:
             return dict(job.nodes), job.unshown
 

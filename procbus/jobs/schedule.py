@@ -315,7 +315,7 @@ class Schedules:
             course.skipped += 1
             log.error("the schedule %r could not publish: %s", course.name, error)
         if course.due == inf and not self._stopped:
-            self._forget(course)  # it was cancelled before the tick was written
+            self._forget(course)  # the schedule was cancelled before the tick was written
 
     def _publish(self, course: Course, record: bytes) -> Receipt:
         return self._dispatcher.publish_tick(course.event, course.topic, record)
@@ -337,7 +337,7 @@ def check_name(name: object) -> None:
     """Refuse an object that cannot be the name of a schedule.
 
     Raises:
-        OptionError: it is no string, or it cannot be written.
+        OptionError: the object is no string, or the string cannot be written.
     """
     if name is not None and (not isinstance(name, str) or not name.isprintable() or not name):
         raise OptionError(f"name must be a string of printable characters, not {shown(name)}")

@@ -64,10 +64,10 @@ class JobState:
         self.max_failed = max_failed
         self.keep_results = keep_results
         self.waiters = Waiters()
-        #: The jobs that it belongs to, inner ones first.
+        #: The jobs to which this job belongs, inner jobs first.
         self.above: tuple[JobState, ...] = ()
         self.open = self.succeeded = self.failed = self.cancelled = 0
-        #: Number of jobs in it that are not over.
+        #: Number of jobs inside this job that are not over.
         self.inner = 0
         self.in_block = True
         #: Whether the job is over, whether its block need not wait any longer, and whether
@@ -75,16 +75,16 @@ class JobState:
         self.over = self.ended = self.told = False
         #: Its number in the journal; 0 without a journal.
         self.number = 0
-        #: Number of its deliveries that the journal keeps, and that are not in this bus yet, or no
-        #: longer.
+        #: Number of the job's deliveries that the journal keeps, and that are not in this bus: not
+        #: yet, or no longer.
         self.kept = 0
         #: Whether this run entered its block; whether the journal knows that it was left.
         self.begun = self.left = False
         #: Whether its block was left by an exception.
         self.cut_short = False
-        #: Whether the book counts it as open, and whether it is counted in the jobs around it.
+        #: Whether the book counts the job as open, and whether the jobs around it count it.
         self.listed = self.counted = False
-        #: Number of deliveries that earlier blocks had, and of the failed ones among them.
+        #: Number of deliveries of earlier blocks, and of failed deliveries of these.
         self.earlier = self.failed_earlier = 0
         self.too_many = False
         self.error: BaseException | None = None
@@ -120,7 +120,7 @@ class JobState:
 
     @property
     def total(self) -> int:
-        """Number of its deliveries so far."""
+        """Number of deliveries of the job so far."""
         return self.open + self.kept + self.succeeded + self.failed + self.cancelled
 
     @property

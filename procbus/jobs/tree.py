@@ -77,7 +77,7 @@ def drawn(nodes: Mapping[int, Node]) -> Iterator[str]:
 def _rows(
     before: str, things: Iterable[Node | tuple[Node, Leaf]]
 ) -> list[tuple[str, str, Node | tuple[Node, Leaf]]]:
-    """The things below one line, the last one first, as a stack wants them."""
+    """The events or deliveries below one line, the last first, in the order of a stack."""
     rows = [(before, "├─ ", thing) for thing in things]
     if rows:
         rows[-1] = (before, "└─ ", rows[-1][2])

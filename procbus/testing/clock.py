@@ -135,7 +135,7 @@ class Clock:
         return frames
 
     def __reduce__(self) -> tuple[object, tuple[int]]:
-        """Stay the same clock when a handler or event is pickled in its process."""
+        """Unpickle in the same process as the same clock, when a handler or event has it."""
         return _clock_of, (id(self),)
 
 
