@@ -54,7 +54,7 @@ class EventBus:
     """An event bus inside this process. All methods may be called from any thread.
 
     Workers start when an event first needs them. If there is a handler of kind "cpu", the first
-    worker process already starts when you enter a `with` block or begin a stream. Leaving the
+    worker process starts earlier: when you enter a `with` block or begin a stream. Leaving the
     `with` (or `async with`) block waits until all published events are settled. Ctrl-C in the
     block cancels deliveries that have not begun.
 
@@ -85,7 +85,7 @@ class EventBus:
             process may use (affinity and cgroup quotas count), or for each thread of the Dask
             cluster. ``cpu="auto"`` may start this number of processes and of threads.
         io_workers: number of threads for io handlers that are not `async def`; None for 32.
-        max_pending: maximum of pending deliveries. With more, the bus is full.
+        max_pending: maximum of pending deliveries. At the maximum, the bus is full.
         on_full: what `publish` does when the bus is full: "block" waits for room, "raise" raises
             QueueFull.
         worker_init: called without arguments, once in each worker process before its first event.
@@ -108,8 +108,8 @@ class EventBus:
         shared_memory_limit: maximum of memory shared with workers for large events. It includes
             the memory of events in flight, of events that handlers keep, and memory kept for the
             next event. Bytes, or a string such as "2 GiB"; 1 MiB at least, 0 for no shared memory.
-            None is a quarter of the memory that is free when it is first needed. At the limit,
-            events wait.
+            None is a quarter of the memory that is free when shared memory is first needed. At the
+            limit, events wait.
         shared_memory_threshold: a buffer of this size or more goes through shared memory, and cpu
             handlers see it read-only; a smaller one goes through the pipe. Bytes, or such as
             "1 MiB"; 4 KiB at least.
@@ -125,8 +125,8 @@ class EventBus:
             the disk.
         keep: which finished deliveries the journal keeps. "unfinished" keeps only the ids that
             you gave to events, and how those events ended. "all" keeps all. A time keeps all for
-            that time: seconds, a
-            string such as "7 days", or a timedelta. Dead letters are kept in any case.
+            that time: seconds, a string such as "7 days", or a timedelta. Dead letters are kept in
+            any case.
         keep_results: whether the journal keeps the return values of finished deliveries. Without
             it, `result()` of an event that is known only by its id raises `ProcbusError`.
         journal_codec: the format of events: "pickle", or "json" for dataclasses and plain data
@@ -135,9 +135,9 @@ class EventBus:
             deliveries `grace` seconds to finish. "put_away" refuses further events, cancels
             deliveries that have not begun, and gives running ones a second. Deliveries that are
             unfinished then are cancelled, or kept by the journal. The script ends by
-            SystemExit(143). None leaves the signal
-            alone, so SIGTERM ends the script at once. If you have set a handler for the signal, the
-            bus leaves it alone. To use this option, make the bus in the main thread.
+            SystemExit(143). None leaves the signal alone, so SIGTERM ends the script at once. If
+            you have set a handler for the signal, the bus leaves that handler alone. To use this
+            option, make the bus in the main thread.
         grace: seconds that `on_sigterm="finish"` gives pending deliveries.
         carry: `contextvars.ContextVar`s whose values cpu handlers get, as they were when the event
             was published; the values must be picklable. Handlers of kind "io" need no such list:
@@ -597,7 +597,7 @@ class EventBus:
     ) -> Schedule:
         """Publish an event again and again: `every(times, event)`, or with a topic and a payload.
 
-        A tick publishes nothing while the event of an earlier tick is not settled. The schedule
+        A tick publishes nothing while the event of the previous tick is not settled. The schedule
         ends with the bus, and `drain` does not wait for its next tick. With a journal the schedule
         goes on after a restart. If ticks were missed meanwhile, one tick makes up for all of them,
         at once. Subscribe the handlers before you call `every`.
@@ -618,7 +618,7 @@ class EventBus:
                 (needs cronsim: `pip install 'procbus[cron]'`).
             event: the event, or the topic of the payload. Each tick publishes the same object.
             payload: the event, when a topic is given.
-            name: the name under which the journal knows the schedule; None makes a name of its
+            name: the name under which the journal knows the schedule; None for a name made of its
                 topic and its times. No two schedules of a bus may have the same name.
 
         Returns:

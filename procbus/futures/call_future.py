@@ -65,9 +65,9 @@ class CallFuture(Future[T]):
     ending: WaitedReceipt | None = None
 
     # Guarded by `_making`:
-    #: Whether the standard part is there. From then on it alone has the outcome.
+    #: Whether the standard part is there. From then on only that part has the outcome.
     made = False
-    #: Whether the call succeeded before that; and its return value.
+    #: Whether the call succeeded before the standard part was made; and its return value.
     succeeded = False
     value: Any = None
 
