@@ -586,7 +586,7 @@ class Owner(Protocol):
     context_of: Callable[..., Any]
 
     def settled(self, delivery: WaitedReceipt) -> None:
-        """Note that the delivery is settled. This must not raise, as with `Receipt.when_done`."""
+        """Note that the delivery is settled. Must not raise: it runs in the thread that settles."""
 
     def withdraw(self, delivery: WaitedReceipt) -> None:
         """Note that the delivery's waiter gave up waiting."""

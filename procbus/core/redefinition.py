@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: MIT
 """Tells a definition that is run again from a different one with the same name.
 
-When a notebook cell is run again, or a module reloaded, its functions and classes replace the ones
-of the same module and qualified name. In a single run of a script, though, a loop or two
-definitions may give several functions the same name, and all of them are meant. So each handler
-remembers its `Provenance`, and a newer handler replaces an older one only if both come from the
-same place.
+When a notebook cell is run again, or a module reloaded, its functions and classes replace the older
+ones of the same module and qualified name. In a single run of a script, though, a loop or two
+definitions may give several functions the same name, and each function is to be a handler. So each
+handler remembers its `Provenance`, and a newer handler replaces an older handler only if both come
+from the same place.
 """
 
 from __future__ import annotations

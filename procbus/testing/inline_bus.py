@@ -106,7 +106,7 @@ class InlineBus(EventBus):
         """Do nothing: there are no workers to end."""
 
     def drain(self, timeout: float | None = None, *, progress: ShowProgress = False) -> bool:
-        """Run the waiting retries now, even if not yet due. All other deliveries are finished."""
+        """Run all deliveries that wait for their time, even if not yet due. No others are left."""
         self._parts.lanes.expect_close()
         return super().drain(timeout, progress=progress)
 
