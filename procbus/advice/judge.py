@@ -37,7 +37,7 @@ BETTER = 1.25
 #: Minimum ratio of a handler's computing to the script's cost of sending its event away.
 _WORTH = 2.0
 
-#: Minimum of runs, and of seconds in them, for a judgement.
+#: Minimum of runs, and of the seconds of these runs, for a judgement.
 FEW_RUNS = 5
 FEW_S = 0.2
 #: Threshold of the share of its time that a handler on a thread of the cpu lane waits: below it the
@@ -45,7 +45,7 @@ FEW_S = 0.2
 _MUCH_WAITING = 0.5
 #: Number of runs that is enough for a judgement, however short they are.
 MANY_RUNS = 2_000
-#: Minimum of runs, and of seconds in them, for a warning.
+#: Minimum of runs, and of the seconds of these runs, for a warning.
 _SOLID_RUNS = 20
 _SOLID_S = 0.5
 #: Threshold above which a lost share of the script's, or of its workers', time is large.
@@ -157,7 +157,7 @@ def io_over_cpu(evidence: Evidence, machine: Machine, gil_s: float, wait_s: floa
 
     Args:
         evidence: evidence on the handler.
-        machine: the machine that it runs on.
+        machine: the machine on which the handler runs.
         gil_s: seconds for which the handler holds the GIL.
         wait_s: seconds for which the handler waits.
     """
@@ -185,7 +185,7 @@ def _io_slots(evidence: Evidence, machine: Machine) -> int:
 
 
 def _held_up_s(evidence: Evidence, machine: Machine, gil_s: float) -> float:
-    """The time for which a delivery holds up others on a busy io lane, however short it waits."""
+    """The time for which a delivery holds up others on a busy io lane, without its own waiting."""
     if evidence.is_async:  # all async handlers share one thread
         return evidence.cpu_s + IO_S
     return max(gil_s + IO_S, (evidence.cpu_s + evidence.children_s) / machine.cores)
@@ -259,7 +259,7 @@ class SwitchPolicy:
         """Whether the handler is to move now.
 
         Args:
-            kind: the lane that it is on.
+            kind: the lane that the handler is on.
             judgement: the judgement of its runs on that lane.
             now: in seconds of `time.monotonic()`.
         """

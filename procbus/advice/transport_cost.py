@@ -48,7 +48,7 @@ class _Sink:
     def buffer(self, buffer: pickle.PickleBuffer) -> bool:
         with buffer.raw() as raw:
             if raw.nbytes < _LARGE:
-                return True  # it goes with the rest
+                return True  # the buffer is pickled with the rest
             self.large += raw.nbytes
             return False
 

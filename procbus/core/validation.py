@@ -21,14 +21,14 @@ _REAL: type[Any] = Real
 
 
 def is_whole(value: object, least: float, most: float = inf) -> TypeGuard[int]:
-    """Whether it is an integer from `least` to `most`."""
+    """Whether a value is an integer from `least` to `most`."""
     return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
 
 
 def is_real(value: object, least: float, most: float) -> TypeGuard[float]:
-    """Whether it is a number from `least` to `most`, of Python's own or another library's.
+    """Whether a value is a number from `least` to `most`, of Python's own or another library's.
 
-    NaN is not.
+    NaN is no such number.
     """
     return isinstance(value, _REAL) and not isinstance(value, bool) and bool(least <= value <= most)
 

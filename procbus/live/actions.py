@@ -53,11 +53,11 @@ class Actions:
 
     @staticmethod
     def words(error: BaseException) -> str:
-        """An error of an action, for the user who asked for it."""
+        """The error of an action in words, for the user who asked for the action."""
         return printable(summary_of(error))
 
     def _stacks(self, request: Facts) -> Facts:
-        """Stacks of workers, and of the threads of the script; of one worker if it is named."""
+        """Stacks of workers, and of the threads of the script; or of one named worker."""
         name = request.get("worker")
         workers = []
         for slot in [slot for lane in self._bus.lanes.cpu_lanes for slot in lane.batching.all()]:
@@ -78,7 +78,7 @@ class Actions:
         }
 
     def _cancel(self, request: Facts) -> Facts:
-        """Cancel the running delivery of a worker process, if it is still at that event."""
+        """Cancel the running delivery of a worker process, if the worker is still at that event."""
         name, event_id = request.get("worker"), request.get("event_id")
         lanes = self._bus.lanes
         for lane in lanes.cpu_lanes:

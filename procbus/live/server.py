@@ -193,7 +193,7 @@ class LiveServer:
         self._give_up()
 
     def _send_last(self, snapshots: Snapshots) -> None:
-        """Send the final state of the bus to each watcher that follows it by snapshots."""
+        """Send the final state of the bus to each watcher that has asked for snapshots."""
         for watcher in self._watchers:
             if not watcher.counts.taken:
                 continue
@@ -283,7 +283,7 @@ class LiveServer:
         return None
 
     def _begin(self, watcher: Watcher, act: Callable[[], Any], about: Facts) -> None:
-        """Run an action in a thread of its own, because it may wait, or run the user's code."""
+        """Run an action in a new thread, because an action may wait, or run the user's code."""
         if self._acting >= MOST_ACTIONS:
             raise Refused(f"{self._acting} actions are under way already: wait for them")
         self._acting += 1

@@ -55,8 +55,8 @@ def make_directory(path: str) -> None:
     """Make a directory for sockets, unless it is there; check that it is this user's alone.
 
     Raises:
-        UnsafePlace: it belongs to someone else, or others may enter it.
-        OSError: it cannot be made.
+        UnsafePlace: the directory belongs to someone else, or others may enter it.
+        OSError: the directory cannot be made.
     """
     try:
         os.mkdir(path, 0o700)
@@ -68,8 +68,8 @@ def check_directory(path: str) -> None:
     """Check that a directory for sockets is this user's alone.
 
     Raises:
-        UnsafePlace: it belongs to someone else, or others may enter it.
-        FileNotFoundError: there is none.
+        UnsafePlace: the directory belongs to someone else, or others may enter it.
+        FileNotFoundError: there is no such directory.
     """
     found = os.lstat(path)  # a link counts as no directory: someone else may have made it
     if not stat.S_ISDIR(found.st_mode):

@@ -128,7 +128,7 @@ def stacks_by_signal(pid: int) -> dict[str, Any] | None:
 
 
 class _Dump:
-    """The stacks of one process, which it writes when it gets a signal.
+    """The stacks of one process. The process writes its stacks when it gets a signal.
 
     Args:
         pid: the process.
@@ -156,7 +156,7 @@ class _Dump:
                 return False
             self._start = self._size = os.fstat(self._file.fileno()).st_size
             os.kill(self.pid, self._number)
-        except OSError:  # it has ended meanwhile
+        except OSError:  # the process has ended meanwhile
             self.close()
             return False
         return True

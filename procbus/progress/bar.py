@@ -84,7 +84,7 @@ class Bar:
         clock: replaces `monotonic`.
 
     Attributes:
-        ending: whether it is at its end, set by the thread that it belongs to.
+        ending: whether the bar is at its end, set by the thread of the stream, map or drain.
         ended: rung once its last figures are shown.
     """
 

@@ -281,7 +281,7 @@ class Buses:
 
         Raises:
             Gone: there is no such bus.
-            NoAnswer: it cannot be reached.
+            NoAnswer: the bus cannot be reached.
             UnsafePlace: a directory for sockets belongs to someone else.
         """
         known = self._watches.get(name)
