@@ -328,7 +328,7 @@ class EventBus:
             The function unchanged, or the decorator.
 
         Raises:
-            SubscriptionError: function or options cannot work; the sentence says what to change.
+            SubscriptionError: function or options cannot work; the message says what to change.
             SerializationError: a cpu handler holds something that cannot travel to a worker.
         """
         if handler is None and is_function(topic):
@@ -391,7 +391,7 @@ class EventBus:
             **options: as for `procbus.subscribe`.
 
         Raises:
-            SubscriptionError: function or options cannot work; the sentence says what to change.
+            SubscriptionError: function or options cannot work; the message says what to change.
             SerializationError: a cpu handler holds something that cannot travel to a worker.
         """
         made = make_handler(handler, topics_in(topic) or None, **options)

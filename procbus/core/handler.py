@@ -426,7 +426,7 @@ def make_parts(given: Mapping[str, Any]) -> dict[str, Any]:
         given: the options that the user wrote, by name.
 
     Raises:
-        ValueError: an option makes no sense; the sentence says how to mend it. If a function for
+        ValueError: an option makes no sense; the message says how to mend it. If a function for
             `backoff` raised, its exception is the cause.
     """
     own = checked(Handler, given)
@@ -480,7 +480,7 @@ def make_handler(
         **options: as for `procbus.subscribe`. An unknown option is refused with advice.
 
     Raises:
-        SubscriptionError: function or options cannot work; the sentence says what to change.
+        SubscriptionError: function or options cannot work; the message says what to change.
         TopicError: the topic is neither a class nor a well-formed dotted string.
     """
     _check_function(function)

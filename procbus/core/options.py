@@ -66,7 +66,7 @@ def checked(cls: type[Any], given: Mapping[str, Any]) -> dict[str, Any]:
         given: the options that the user wrote, by name. Names of other options are ignored.
 
     Raises:
-        ValueError: an option makes no sense; the sentence says how to mend it.
+        ValueError: an option makes no sense; the message says how to mend it.
     """
     return {
         name: each.check(name, given.get(name, each.default))

@@ -58,7 +58,7 @@ def parse_rate(name: str, value: Any) -> Rate | None:
         value: the rate as the user wrote it.
 
     Raises:
-        ValueError: it makes no sense; the sentence says how to mend it.
+        ValueError: it makes no sense; the message says how to mend it.
     """
     if value is None:
         return None

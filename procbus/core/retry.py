@@ -59,7 +59,7 @@ def make_backoff(value: float | Sequence[float] | Backoff | None, retries: int) 
         retries: how many attempts may follow the first: a function is tried for each, 100 at most.
 
     Raises:
-        ValueError: it is none of these; the sentence says how to mend it. If the function raised,
+        ValueError: it is none of these; the message says how to mend it. If the function raised,
             its exception is the cause.
     """
     if value is None:

@@ -26,7 +26,7 @@ def check_pattern(topic: str) -> None:
         topic: words parted by dots; a word may be ``*`` (one word) or ``#`` (zero or more words).
 
     Raises:
-        TopicError: it is not well formed; the sentence says what to change.
+        TopicError: it is not well formed; the message says what to change.
     """
     for word in _words(topic):
         if word not in ("*", "#") and ("*" in word or "#" in word):

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """Looking at the user's objects without harm from their methods.
 
-An exception may be false, refuse attributes, lie about its class, or raise in `str()`. Even then it
-may fail one delivery alone. So the modules that settle, log and send look at such objects through
+An exception may be false, refuse attributes, lie about its class, or raise in `str()`. Even then
+only one delivery may fail. So the modules that settle, log and send look at such objects through
 these functions. The functions avoid the user's code where Python offers a way (the descriptors of
 `BaseException` and `type`). Elsewhere they catch any exception of the user's code.
 """

@@ -101,7 +101,7 @@ def parse_size(value: int | str) -> int:
         Bytes, rounded down to a whole number.
 
     Raises:
-        ValueError: it is no amount of memory; the sentence says how to write one.
+        ValueError: it is no amount of memory; the message says how to write one.
     """
     size = _from_text(value) if isinstance(value, str) else value
     if not is_whole(size, 0, _ABSURD):
@@ -113,7 +113,7 @@ def parse_limit(value: int | str) -> int:
     """Read a limit on the memory of a worker: an amount no smaller than a process needs.
 
     Raises:
-        ValueError: it is no such amount; the sentence says how to write one.
+        ValueError: it is no such amount; the message says how to write one.
     """
     size = parse_size(value)
     if size < _LEAST_LIMIT:
@@ -202,7 +202,7 @@ def parse_keep(value: object) -> float:
             a `timedelta`.
 
     Raises:
-        ValueError: it is none of these; the sentence says how to mend it.
+        ValueError: it is none of these; the message says how to mend it.
 
     >>> parse_keep("7 days"), parse_keep("all"), parse_keep("unfinished")
     (604800.0, inf, 0.0)
@@ -230,7 +230,7 @@ def parse_duration(value: object) -> float:
         value: a number of seconds, a text such as "5 min", or a `timedelta`.
 
     Raises:
-        ValueError: it is none of these; the sentence says how to mend it.
+        ValueError: it is none of these; the message says how to mend it.
     """
     if isinstance(value, timedelta):
         return value.total_seconds()
