@@ -17,6 +17,7 @@ from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import Any, NamedTuple
 
 from procbus.codec.fault_path import parts_of
+from procbus.core.introspection import name_of
 from procbus.core.user_objects import class_name, full_name
 
 #: Maximum size of a pickle that is looked at, in bytes; because a look should take milliseconds.
@@ -121,7 +122,7 @@ class _Pickler(pickle.Pickler):
 def _name_of(obj: Any) -> str:
     if isinstance(obj, type):
         return full_name(obj)
-    return f"{getattr(obj, '__module__', '')}.{getattr(obj, '__qualname__', obj.__name__)}"
+    return str(obj.__name__) if isinstance(obj, ModuleType) else name_of(obj)
 
 
 def _name(name: str) -> str:

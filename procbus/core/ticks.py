@@ -10,7 +10,7 @@ from math import floor
 from typing import Any, Protocol
 
 from procbus.core.errors import OptionError
-from procbus.core.validation import did_you_mean, parse_duration, shown
+from procbus.core.validation import TIME_UNITS, did_you_mean, parse_duration, shown
 from procbus.core.when import LONGEST_DELAY_S
 
 #: Minimum interval, in seconds; because threads and timers are no more precise.
@@ -27,7 +27,8 @@ _NICKNAMES = {
     "@yearly": "0 0 1 1 *",
     "@annually": "0 0 1 1 *",
 }
-_UNITS = {"week": 604_800, "day": 86_400, "h": 3_600, "min": 60}
+#: Units in which an interval is written, the longest first.
+_UNITS = ("week", "day", "h", "min")
 _HOW = (
     'Write how long, such as "5 min", a number of seconds or a timedelta; or a cron line of five '
     'fields, such as "0 9 * * mon-fri" (minute, hour, day, month, day of the week)'
@@ -161,7 +162,8 @@ def _cron_line(spec: str) -> CronLine:
 
 
 def _in_words(seconds: float) -> str:
-    for unit, length in _UNITS.items():
+    for unit in _UNITS:
+        length = TIME_UNITS[unit]
         if seconds % length == 0:
             return f"{int(seconds // length)} {unit}"
     return f"{int(seconds) if seconds == int(seconds) else seconds!r} s"

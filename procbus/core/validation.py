@@ -168,8 +168,9 @@ def _from_text(text: str) -> int:
 
 Keep = Literal["unfinished", "all"] | float | str | timedelta
 
-_TIME_UNITS = {"s": 1, "sec": 1, "second": 1, "min": 60, "minute": 60, "h": 3_600, "hour": 3_600}
-_TIME_UNITS |= {"d": 86_400, "day": 86_400, "w": 604_800, "week": 604_800}
+#: Seconds of each unit of time, by its names in the singular.
+TIME_UNITS = {"s": 1, "sec": 1, "second": 1, "min": 60, "minute": 60, "h": 3_600, "hour": 3_600}
+TIME_UNITS |= {"d": 86_400, "day": 86_400, "w": 604_800, "week": 604_800}
 _DURATION = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([a-z]+?)s?\s*", re.IGNORECASE)
 
 
@@ -238,10 +239,10 @@ def parse_duration(value: object) -> float:
         return float(value)
     hint = ""
     if isinstance(value, str) and (found := _DURATION.fullmatch(value)):
-        unit = _TIME_UNITS.get(found[2].lower())
+        unit = TIME_UNITS.get(found[2].lower())
         if unit is not None:
             return float(found[1]) * unit
-        hint = did_you_mean(found[2], list(_TIME_UNITS)) or "; the units are s, min, h, d and w"
+        hint = did_you_mean(found[2], list(TIME_UNITS)) or "; the units are s, min, h, d and w"
     raise ValueError(
         f'must be a number of seconds, a text such as "5 min" or "1.5 h", or a timedelta, not '
         f"{shown(value)}{hint}"

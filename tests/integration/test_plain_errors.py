@@ -56,6 +56,15 @@ def files_in(text: str) -> set[str]:
     return {name.rpartition("/")[2] for name in frames}
 
 
+def failure_of(handler: Any, event: Any) -> BaseException | None:
+    """The error of a cpu handler that gets this event."""
+    with EventBus([]) as bus:
+        bus.subscribe(type(event), handler, kind="cpu")
+        delivery = bus.publish(event).deliveries[0]
+        bus.drain()
+        return delivery.exception()
+
+
 @pytest.mark.parametrize(
     ("handler", "event", "path"),
     [(take, Page(threading.Lock()), "event.lock"), (give, 1, "result['rows'][1]")],
@@ -64,11 +73,7 @@ def files_in(text: str) -> set[str]:
 def test_an_object_that_cannot_travel_gives_one_error_without_a_chain(
     handler: Any, event: Any, path: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with EventBus([]) as bus:
-        bus.subscribe(type(event), handler, kind="cpu")
-        delivery = bus.publish(event).deliveries[0]
-        bus.drain()
-        error = delivery.exception()
+    error = failure_of(handler, event)
     assert isinstance(error, SerializationError)
     assert error.path == path
     assert text_of(error) == f"procbus.SerializationError: {error}\n"
@@ -83,11 +88,7 @@ def test_an_object_that_cannot_travel_gives_one_error_without_a_chain(
 def test_an_error_of_a_users_reduce_is_the_cause_with_its_frames_alone(
     handler: Any, event: Any
 ) -> None:
-    with EventBus([]) as bus:
-        bus.subscribe(type(event), handler, kind="cpu")
-        delivery = bus.publish(event).deliveries[0]
-        bus.drain()
-        error = delivery.exception()
+    error = failure_of(handler, event)
     assert isinstance(error, SerializationError)
     assert error.__cause__ is not None
     assert "in __reduce__" in str(error.__cause__) + text_of(error)
