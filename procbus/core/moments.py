@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from procbus.core.dead_letter import DeadLetter
 from procbus.core.delivery import Delivery
@@ -13,8 +13,7 @@ from procbus.core.receipt import Receipt
 # All times are in seconds of `time.monotonic()`.
 
 
-@dataclass(frozen=True, slots=True)
-class Published:
+class Published(NamedTuple):
     """A handler published an event that at least one handler takes. Immutable.
 
     Example:
@@ -52,8 +51,7 @@ class Published:
     at: float
 
 
-@dataclass(frozen=True, slots=True)
-class Accepted:
+class Accepted(NamedTuple):
     """The bus has accepted a delivery, which is about to enter its lane. Immutable.
 
     Example:
@@ -84,8 +82,7 @@ class Accepted:
     at: float
 
 
-@dataclass(frozen=True, slots=True)
-class Started:
+class Started(NamedTuple):
     """An attempt of a handler has begun. Immutable.
 
     Example:
@@ -120,8 +117,7 @@ class Started:
     pid: int | None
 
 
-@dataclass(frozen=True, slots=True)
-class Retried:
+class Retried(NamedTuple):
     """An attempt has failed, and another will follow. Immutable.
 
     Example:
@@ -156,8 +152,7 @@ class Retried:
     wait_s: float
 
 
-@dataclass(frozen=True, slots=True)
-class Settled:
+class Settled(NamedTuple):
     """A delivery has ended for good: by success, failure or cancellation. Immutable.
 
     Example:
@@ -191,8 +186,7 @@ class Settled:
     letter: DeadLetter | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerStarted:
+class WorkerStarted(NamedTuple):
     """A worker of the cpu lane is ready. Immutable.
 
     Example:
@@ -225,8 +219,7 @@ class WorkerStarted:
     start_s: float
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerEnded:
+class WorkerEnded(NamedTuple):
     """A worker of the cpu lane has ended, or died. Immutable.
 
     Example:
@@ -264,8 +257,7 @@ class WorkerEnded:
     exit_code: int | None
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerStalled:
+class WorkerStalled(NamedTuple):
     """A worker process makes no progress in a handler: no CPU, no input or output. Immutable.
 
     Example:
