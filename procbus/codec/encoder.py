@@ -27,6 +27,7 @@ import cloudpickle
 
 from procbus.codec import by_value, exception_parts, script_globals
 from procbus.codec.class_forms import reduce_class
+from procbus.codec.loose_modules import is_loose
 from procbus.core.user_objects import named
 
 #: (definer, number of the class): the definer 0 is the parent, any other number a worker.
@@ -431,6 +432,16 @@ def _register_spawned_script() -> None:
         cloudpickle.register_pickle_by_value(script)
 
 
+def send_by_value_if_loose(module: object) -> None:
+    """Have a module travel by value if a worker cannot import it.
+
+    Args:
+        module: name of the module, as objects give it in `__module__`.
+    """
+    if is_loose(module):
+        cloudpickle.register_pickle_by_value(sys.modules[str(module)])
+
+
 def _registered_names() -> tuple[bytes, ...]:
     """Byte strings that show that the C pickler alone cannot encode an object."""
     modules = cloudpickle.list_registry_pickle_by_value()
@@ -565,6 +576,8 @@ class _AlonePickler(cloudpickle.Pickler):  # type: ignore[misc] # cloudpickle ha
     def reducer_override(self, obj: Any) -> Any:
         """Pickle's hook for everything but plain data."""
         kind = type(obj)
+        if kind is types.FunctionType or issubclass(kind, type):
+            send_by_value_if_loose(obj.__module__)
         if kind is types.CodeType:
             make, args = cloudpickle.Pickler.dispatch_table[types.CodeType](obj)
             # Only strings are compared, because `python -bb` forbids comparing bytes with a string.

@@ -21,6 +21,8 @@ from procbus.pool.memory.shared_file import Form, Place, load
 from procbus.pool.wire import End, Ending
 
 _SUCCEEDED = OutcomeKind.SUCCEEDED
+#: Beginnings of errors that say that a worker lacks a module, class or function.
+_NOT_THERE = ("ModuleNotFoundError", "ImportError", "AttributeError")
 #: Makes an `Outcome` without a check of its arguments: in half the time, for every delivery.
 _new = tuple.__new__
 
@@ -76,15 +78,25 @@ def _error_of(
         )
     elif ending is Ending.NO_HANDLER:
         error = SerializationError(
-            f"cpu handler {name} could not be loaded in a worker process: {summary}. The worker "
-            "imports handlers that are not defined in the main script: make sure that it can"
+            f"cpu handler {name} could not be loaded in a worker process: {summary}. "
+            + (
+                "The worker imports handlers that are not defined in the main script: make sure "
+                "that it can"
+                if summary.startswith(_NOT_THERE)
+                else "The error came while the worker imported the handler's module, or unpickled "
+                "its variables"
+            )
         )
     elif ending is Ending.NO_EVENT:
         path = _path_of_missing(delivery, missing)
         error = SerializationError(
             f"event #{event_id} could not be loaded in a worker process for {name}"
-            f"{f' because of {path}' if path else ''}: {summary}. Its classes must be importable "
-            "there, or defined in the main script",
+            f"{f' because of {path}' if path else ''}: {summary}. "
+            + (
+                "Its classes must be importable there, or defined in the main script"
+                if summary.startswith(_NOT_THERE)
+                else "The error came from code that unpickling runs, such as __setstate__"
+            ),
             path,
         )
     else:

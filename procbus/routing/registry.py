@@ -9,6 +9,7 @@ from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import Any, TypeVar, Unpack, overload
 
+from procbus.codec.loose_modules import is_loose
 from procbus.core.errors import NoSuchHandler, SubscriptionError
 from procbus.core.handler import (
     Handler,
@@ -469,10 +470,18 @@ def check_can_travel(handler: Handler) -> None:
     Raises:
         SerializationError: it cannot be sent; the message names the variable at fault.
     """
+    if handler.kind != "cpu":
+        return
     function = handler.function
+    classes = (topic for topic in handler.topics if isinstance(topic, type))
+    named = [module_of(function), *(cls.__module__ for cls in classes)]
+    loose = [module for module in named if is_loose(module)]
     by_name = isinstance(function, FunctionType | BuiltinFunctionType)
-    if handler.kind == "cpu" and (not by_name or looks_unimportable(function)):
+    if not by_name or loose or looks_unimportable(function):
         # Imported here because it needs cloudpickle, and `import procbus` stays light.
+        from procbus.codec.encoder import send_by_value_if_loose
         from procbus.codec.fault_path import check_travels
 
+        for module in loose:
+            send_by_value_if_loose(module)
         check_travels(function, handler.name)

@@ -926,3 +926,55 @@ def test_object_from_a_module_is_the_modules_own_in_a_worker_too(run: Run, tmp_p
         assert there(lambda e: e is PUT, PUT)
         """,
     )
+
+
+def test_handlers_and_events_of_modules_loaded_from_a_path(run: Run, tmp_path: Path) -> None:
+    plugin = tmp_path / "plugins" / "first.py"
+    plugin.parent.mkdir()
+    plugin.write_text(
+        textwrap.dedent(
+            """
+            from dataclasses import dataclass
+
+            @dataclass
+            class Page:
+                text: str
+
+            calls = 0
+
+            def count(page: Page) -> tuple[int, int]:
+                global calls
+                calls += 1
+                return words(page.text), calls
+
+            def words(text):
+                return len(text.split())
+            """
+        )
+    )
+    check(
+        run,
+        f"""
+        import importlib.util, sys, types
+
+        spec = importlib.util.spec_from_file_location("plugins.first", {str(plugin)!r})
+        first = importlib.util.module_from_spec(spec)
+        sys.modules[spec.name] = first
+        spec.loader.exec_module(first)
+        assert there(first.count, first.Page("to be")) == (2, 1)
+
+        # A class topic, a helper, and the class of a result.
+        def longer(page: first.Page):
+            return first.Page(page.text + " or not"), first.words(page.text)
+        bus.subscribe(first.Page, longer, kind="cpu")
+        assert bus.publish(first.Page("to be")).result(60) == (first.Page("to be or not"), 2)
+        assert bus.executor("cpu").submit(first.words, "a b c").result(60) == 3
+
+        # A name that a worker would find elsewhere.
+        json = types.ModuleType("colorsys")
+        exec("def mine(n): return n + 1", vars(json))
+        json.__file__ = {str(plugin)!r}
+        sys.modules["colorsys"] = json
+        assert there(json.mine, 1) == 2
+        """,
+    )
