@@ -80,8 +80,9 @@ class Ticket(SoleReceipt):
             self.event_id, self.topic, self.parent_id = first.id, first.topic, first.parent_id
             #: The number of the attempt is the one of the delivery that was tried most often.
             self.earlier = max((each.earlier for each, _ in pairs), key=len)
-            if ids[-1] - ids[0] == len(ids) - 1:
-                ids = range(ids[0], ids[-1] + 1)  # they are in order, unless one is tried again
+            in_a_row = range(ids[0], ids[0] + len(ids))
+            if ids == list(in_a_row):
+                ids = in_a_row
         self.together = Together(ids, [receipt.event for _, receipt in pairs])
 
 

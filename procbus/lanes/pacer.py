@@ -44,7 +44,7 @@ _FEW_WINDOWS = 100
 class _Window:
     """The runs of one key that began in the last period, and the held deliveries of that key."""
 
-    __slots__ = ("began", "held", "look_at", "passed", "span_s")
+    __slots__ = ("again", "began", "held", "look_at", "passed", "span_s")
 
     def __init__(self, rate: Rate) -> None:
         self.span_s = rate.period_s + min(_MARGIN * rate.period_s, _MOST_MARGIN_S)
@@ -55,6 +55,8 @@ class _Window:
         #: Deliveries that are held, in order. A delivery that waits for its first attempt has its
         #: publisher's context with it.
         self.held: deque[tuple[Delivery, Context | None]] = deque()
+        #: Number of held deliveries that wait for their next attempt. They are the first ones.
+        self.again = 0
         #: The time of the next look at this window; infinite if none is planned.
         self.look_at = inf
 
@@ -166,6 +168,7 @@ class Pacer:
                 for entry in window.held:
                     if entry[0] is delivery:
                         window.held.remove(entry)
+                        window.again -= entry[1] is None
                         delivery.subscription.held -= 1
                         return True
         return self._lane.withdraw(delivery)
@@ -201,6 +204,7 @@ class Pacer:
                 for window in due:
                     while window.held and window.runs(now) < self._rate.count:
                         entry = window.held.popleft()
+                        window.again -= entry[1] is None
                         window.passed[entry[0]] = now
                         going.append(entry)
                     if window.held:
@@ -316,8 +320,9 @@ class Pacer:
             window.held.append((delivery, copy_context()))
             subscription.apart += 1
             delivery.queued = True
-        else:  # it is older than all deliveries that wait
-            window.held.appendleft((delivery, None))
+        else:  # it is older than all deliveries that wait for their first attempt
+            window.held.insert(window.again, (delivery, None))
+            window.again += 1
         subscription.held += 1
 
     def _note_began(self, delivery: Delivery, started_at: float) -> None:

@@ -45,24 +45,57 @@ class _Gates(dict[Subscription, Gate]):
 
 
 class _Buckets(dict[int, deque[Delivery]]):
-    """The ready deliveries of each priority, from its first delivery on."""
+    """The ready deliveries of each priority, from its first delivery on.
+
+    Deliveries that are tried again have buckets of their own: they go before all others of their
+    priority, in the order in which their next attempts came due.
+    """
 
     def __init__(self) -> None:
         super().__init__({0: deque()})
+        #: The deliveries of each priority that are tried again.
+        self._again: dict[int, deque[Delivery]] = {}
         #: Whether the deliveries are hidden from takers, because the lane is paused.
         self.held = False
-        #: The same deliveries, highest priority first; empty while they are hidden.
-        self.in_order = [self[0]]
+        #: All buckets, those to be taken from first in front.
+        self.all = [self[0]]
+        #: The same; empty while the deliveries are hidden.
+        self.in_order = self.all
 
     def __missing__(self, priority: int) -> deque[Delivery]:
         bucket = self.setdefault(priority, deque())
-        self.hold(self.held)
+        self._sort()
         return bucket
+
+    def again(self, priority: int) -> deque[Delivery]:
+        """The deliveries of a priority that are tried again."""
+        bucket = self._again.get(priority)
+        if bucket is None:
+            bucket = self._again.setdefault(priority, deque())
+            self._sort()
+        return bucket
+
+    def of(self, delivery: Delivery) -> deque[Delivery]:
+        """The bucket for a delivery that was taken, and that goes back in front."""
+        priority = delivery.subscription.priority
+        return self.again(priority) if delivery.earlier else self[priority]
+
+    def _sort(self) -> None:
+        count = -1
+        while count != len(self) + len(self._again):  # a signal handler has added one meanwhile
+            count = len(self) + len(self._again)
+            buckets: list[deque[Delivery]] = []
+            for priority in sorted({*self, *self._again}, reverse=True):
+                for each in (self._again, self):
+                    if priority in each:
+                        buckets.append(each[priority])
+            self.all = buckets
+            self.hold(self.held)
 
     def hold(self, held: bool) -> None:
         """Show the deliveries to takers, or hide them."""
         self.held = held
-        self.in_order = [] if held else [self[each] for each in sorted(self, reverse=True)]
+        self.in_order = [] if held else self.all
 
 
 class LaneQueue:
@@ -239,7 +272,10 @@ class LaneQueue:
         return len(go)
 
     def put_again(self, delivery: Delivery) -> bool:
-        """Queue a delivery for its next attempt, in front: it is older than all that wait.
+        """Queue a delivery for its next attempt.
+
+        It is older than all deliveries of its priority that wait for their first attempt, and goes
+        before them; but behind the ones that were queued for their next attempt before it.
 
         Returns:
             False, without queueing it, if the queue was cleared for good.
@@ -249,7 +285,7 @@ class LaneQueue:
             if self.cancelled:
                 return False
             if not subscription.gated or self._gates[subscription].step_back(delivery):
-                self._ready[subscription.priority].appendleft(delivery)
+                self._ready.again(subscription.priority).append(delivery)
                 self.locked_wake()
         return True
 
@@ -445,15 +481,15 @@ class LaneQueue:
     def locked_put_back(self, deliveries: Iterable[Delivery]) -> None:
         """Put deliveries that were taken but not begun back to the front, in their order."""
         for delivery in reversed(list(deliveries)):
-            self._ready[delivery.subscription.priority].appendleft(delivery)
+            self._ready.of(delivery).appendleft(delivery)
         self.locked_wake()
 
     def locked_withdraw(self, delivery: Delivery) -> bool:
         """Take one delivery out, if it is ready or waits at its gate, and was not taken yet."""
-        bucket = self._ready[delivery.subscription.priority]
-        if delivery in bucket:  # checked first: the error of remove() would contain its repr
-            bucket.remove(delivery)
-            return True
+        for bucket in self._ready.all:
+            if delivery in bucket:  # checked first: the error of remove() would contain its repr
+                bucket.remove(delivery)
+                return True
         gate = self._gates.get(delivery.subscription)
         # A delivery that is not queued yet may have a key that only user code can look up.
         was_queued = getattr(delivery, "queued", False)
@@ -500,13 +536,13 @@ class LaneQueue:
     def depth(self) -> int:
         """Number of waiting deliveries, ready ones and ones behind a gate."""
         with self.lock:
-            ready = sum(map(len, list(self._ready.values())))
+            ready = sum(map(len, self._ready.all))
             return ready + sum(gate.behind for gate in list(self._gates.values()))
 
     def waiting_deliveries(self) -> list[Delivery]:
         """The waiting deliveries: ready ones in order, then ones behind a gate."""
         with self.lock:
-            ready = [each for bucket in list(self._ready.values()) for each in bucket]
+            ready = [each for bucket in self._ready.all for each in bucket]
             return ready + [each for gate in list(self._gates.values()) for each in gate.waiting()]
 
     def clear_ready(self) -> list[Delivery]:
@@ -522,7 +558,7 @@ class LaneQueue:
         with self.lock:
             self.cancelled = True
             out: list[Delivery] = []
-            for bucket in self._ready.values():
+            for bucket in self._ready.all:
                 out.extend(bucket)
                 bucket.clear()
             for gate in list(self._gates.values()):

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
+from pathlib import Path
 from textwrap import dedent
 from typing import Any, Literal
 
@@ -289,6 +290,40 @@ def test_deliveries_of_the_same_key_wait_in_order(kind: Kind, tally: Tally) -> N
 
 
 # The end.
+
+
+@pytest.mark.parametrize(
+    ("kind", "is_async", "options"),
+    [
+        ("io", False, {"io_workers": 1}),
+        ("io", True, {}),
+        ("cpu", False, {"cpu_workers": 1}),
+        ("cpu", False, {"cpu_workers": 1, "cpu": "threads"}),
+    ],
+)
+def test_second_attempts_come_in_the_order_in_which_the_first_ones_failed(
+    kind: Kind, is_async: bool, options: dict[str, Any], tmp_path: Path
+) -> None:
+    log = tmp_path / "log"
+
+    def attempt(number: int) -> None:
+        with log.open("a") as file:
+            print(number, current().attempt, file=file)
+        if current().attempt == 1:
+            raise NotYet(number)
+
+    async def attempt_async(number: int) -> None:
+        attempt(number)
+
+    handler = attempt_async if is_async else attempt
+    with EventBus(handlers=[], **options) as bus:
+        bus.subscribe("n", handler, kind=kind, retries=1, backoff=0, concurrency=None)
+        receipts = [bus.publish("n", number) for number in range(60)]
+        bus.drain(PATIENCE_S)
+    assert not any(receipt.has_failure for receipt in receipts)
+
+    attempts = [line.split() for line in log.read_text().splitlines()]
+    assert [int(number) for number, which in attempts if which == "2"] == list(range(60))
 
 
 @pytest.mark.parametrize("kind", ["io", "cpu"])

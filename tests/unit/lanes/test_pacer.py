@@ -200,3 +200,24 @@ def test_held_events_of_many_keys_pass_each_at_the_time_of_its_key() -> None:
     assert [key for key, _ in passed] == kept
     for key, at in passed:
         assert 60 <= at - key * 0.1 <= 61
+
+
+def test_held_events_that_are_tried_again_keep_the_order_in_which_they_failed() -> None:
+    clock, seen = Clock(), list[int]()
+    bus = InlineBus(handlers=[], clock=clock)
+
+    def flaky(n: int) -> None:
+        seen.append(n)
+        if seen.count(n) == 1:
+            raise ConnectionError(n)
+
+    bus.subscribe("n", flaky, name="flaky", rate="3/min", retries=1, backoff=1)
+    receipts = [bus.publish("n", n) for n in range(5)]
+    clock.advance(2)
+    assert seen == [0, 1, 2]
+    assert bus.stats().handlers["flaky"].held == 5
+    assert bus.cancel(where=lambda event: event == 1)
+    bus.drain()
+
+    assert receipts[1].done
+    assert seen == [0, 1, 2, 0, 2, 3, 3, 4, 4]

@@ -21,6 +21,7 @@ from hypothesis.stateful import (
 )
 
 from procbus.core.delivery import Delivery
+from procbus.core.outcome import Outcome, OutcomeKind
 from procbus.core.subscription import Subscription
 from procbus.core.user_key import UserKey
 from procbus.lanes.gate import Gate
@@ -283,6 +284,48 @@ def test_a_delivery_that_is_tried_again_goes_in_front():
     assert queue.step_aside(first) == 0
     assert queue.put_again(first)
     assert take_all(queue) == [first, second, third]
+
+
+def test_deliveries_that_are_tried_again_keep_the_order_in_which_they_failed():
+    queue = LaneQueue()
+    subscription, urgent = subscription_of(), subscription_of(priority=1)
+    failed = put(queue, subscription, 1, 2, 3)
+    assert take_all(queue) == failed
+    waiting = put(queue, subscription, 4, 5)
+    for delivery in failed:
+        queue.step_aside(delivery)
+        assert queue.put_again(delivery)
+    first = put(queue, urgent, 6)
+    assert queue.waiting_deliveries() == first + failed + waiting
+    assert take_all(queue) == first + failed + waiting
+
+
+def test_a_delivery_that_is_tried_again_and_put_back_keeps_its_turn():
+    queue = LaneQueue()
+    failed = put(queue, subscription_of(), 1, 2, 3)
+    take_all(queue)
+    waiting = put(queue, failed[0].subscription, 4, 5)
+    for delivery in failed:
+        delivery.earlier = (Outcome(OutcomeKind.RAISED),)
+        assert queue.put_again(delivery)
+    with queue.lock:
+        queue.locked_put_back(queue.locked_take_batch(1.0, 1) + queue.locked_take_batch(1.0, 1))
+    assert queue.withdraw(failed[1])
+    assert not queue.withdraw(failed[1])
+    assert take_all(queue) == [failed[0], failed[2], *waiting]
+
+
+def test_a_queue_that_was_held_shows_deliveries_that_are_tried_again():
+    queue = LaneQueue()
+    failed = put(queue, subscription_of(priority=2), 1, 2)
+    take_all(queue)
+    queue.hold()
+    for delivery in failed:
+        assert queue.put_again(delivery)
+    assert take_all(queue) == []
+    assert queue.depth() == 2
+    queue.go_on()
+    assert take_all(queue) == failed
 
 
 def test_retried_delivery_wakes_a_waiter():
