@@ -7,12 +7,13 @@ code written for an executor of the standard library also catches the errors of 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from concurrent.futures import BrokenExecutor, CancelledError
 from pickle import PicklingError
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from procbus.core.progress import Progress
 
@@ -237,11 +238,20 @@ class BatchFailed(ProcbusError):
             is empty, all events succeed.
         results: the results of the batch, one for each event; None if there are no results. A
             result at the index of a failed event is ignored.
+
+    Raises:
+        OptionError: `errors` is no mapping.
     """
 
     def __init__(
         self, errors: Mapping[int, BaseException], results: Sequence[object] | None = None
     ) -> None:
+        if not isinstance(errors, Mapping):
+            raise OptionError(
+                "BatchFailed takes the exception of each event that failed, by its index in the "
+                f"list, such as BatchFailed({{3: error}}), and not a {type(errors).__qualname__}; "
+                "to fail all events of the batch, raise any other exception"
+            )
         super().__init__(errors, results)
         self.errors = errors
         self.results = results
@@ -250,7 +260,8 @@ class BatchFailed(ProcbusError):
         """Say how many events failed, and why the first one did."""
         first = next(iter(self.errors.items()), None)
         told = "" if first is None else f"; index {first[0]}: {first[1]!r}"
-        return f"{len(self.errors)} events of the batch failed{told}"
+        count = len(self.errors)
+        return f"{count} event{'' if count == 1 else 's'} of the batch failed{told}"
 
 
 class Cancelled(ProcbusError, CancelledError):

@@ -40,23 +40,35 @@ def topics_of(function: Callable[..., Any], *, in_list: bool = False) -> tuple[t
     Raises:
         SubscriptionError: the annotation is missing, cannot be resolved, or names no class.
     """
-    members = members_of(_resolve(function, _first_annotation(function)))
-    if in_list:
-        members = (each for hint in members for each in members_of(_element_of(function, hint)))
-    return tuple(dict.fromkeys(_class_of(function, member) for member in members))
+    try:
+        members = members_of(_resolve(function, _first_annotation(function)))
+        if in_list:
+            members = (each for hint in members for each in members_of(_element_of(hint)))
+        return tuple(dict.fromkeys(map(_class_of, members)))
+    except _NoTopic as error:
+        option, wanted = "kind", "the class of its events"
+        if in_list:
+            option, wanted = "batch", "a list of the class of its events, such as list[MyEvent]"
+        raise SubscriptionError(
+            f"handler {name_of(function)}: no topic, because {error}; annotate its first parameter "
+            f"with {wanted}, or name the topic: "
+            f'@subscribe(MyEvent, {option}=...) or @subscribe("my.topic", {option}=...)'
+        ) from error.__cause__
 
 
-def _element_of(function: Callable[..., Any], hint: Any) -> object:
+class _NoTopic(Exception):
+    """An annotation gives no topic. The text is the reason."""
+
+
+def _element_of(hint: Any) -> object:
     """The class of the events in a list, by the annotation of the list."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin in _LISTS and args:
         return args[0]
     shown = getattr(hint, "__qualname__", None) if isinstance(hint, type) else None
-    raise SubscriptionError(
-        f"handler {name_of(function)}: no topic, because batch= gives it a list of events, and its "
-        f"annotation is {shown or repr(hint)}; annotate its first parameter with a list of the "
-        f"class of its events, such as list[MyEvent], or name the topic: "
-        f'@subscribe(MyEvent, batch=...) or @subscribe("my.topic", batch=...)'
+    raise _NoTopic(
+        "batch= gives it a list of events, and its annotation "
+        + ("includes None" if hint is types.NoneType else f"is {shown or repr(hint)}")
     )
 
 
@@ -70,7 +82,7 @@ def hint_of_first(function: Callable[..., Any]) -> Any:
         return Any
     try:
         return _resolve(function, _first_annotation(function))
-    except SubscriptionError:
+    except _NoTopic:
         return Any
 
 
@@ -154,12 +166,12 @@ def _has_name(inner: Callable[..., Any]) -> bool:
 def _first_annotation(function: Callable[..., Any]) -> object:
     signature = signature_of(function)
     if signature is None:
-        raise _refusal(function, "it has no signature to read a topic from")
+        raise _NoTopic("it has no signature to read a topic from")
     for parameter in signature.parameters.values():
         if parameter.annotation is parameter.empty:
-            raise _refusal(function, f"its parameter {parameter.name!r} has no annotation")
+            raise _NoTopic(f"its parameter {parameter.name!r} has no annotation")
         return parameter.annotation
-    raise _refusal(function, "it has no parameter to read a topic from")
+    raise _NoTopic("it has no parameter to read a topic from")
 
 
 def _resolve(function: Callable[..., Any], annotation: object) -> object:
@@ -176,7 +188,7 @@ def _resolve(function: Callable[..., Any], annotation: object) -> object:
     except Exception as error:  # an annotation is the user's code: it may raise anything
         text = annotation if isinstance(annotation, str) else repr(annotation)
         reason = f"its annotation {text!r} cannot be resolved ({type(error).__name__}: {error})"
-        raise _refusal(function, reason) from error
+        raise _NoTopic(reason) from error
     return hints["event"]
 
 
@@ -210,23 +222,15 @@ def members_of(hint: Any) -> Iterator[object]:
         yield hint
 
 
-def _class_of(function: Callable[..., Any], member: object) -> type:
+def _class_of(member: object) -> type:
     if member is None or member is types.NoneType:
-        raise _refusal(function, "its annotation includes None, which is never published")
+        raise _NoTopic("its annotation includes None, which is never published")
     if member is Any:
-        raise _refusal(function, "its annotation is Any, which is no class (object takes them all)")
+        raise _NoTopic("its annotation is Any, which is no class (object takes them all)")
     found = typing.get_origin(member) or member
     if not isinstance(found, type):
-        raise _refusal(function, f"its annotation {member!r} is not a class")
+        raise _NoTopic(f"its annotation {member!r} is not a class")
     return found
-
-
-def _refusal(function: Callable[..., Any], reason: str) -> SubscriptionError:
-    return SubscriptionError(
-        f"handler {name_of(function)}: no topic, because {reason}; annotate its first parameter "
-        f"with the class of its events, or name the topic: "
-        f'@subscribe(MyEvent, kind=...) or @subscribe("my.topic", kind=...)'
-    )
 
 
 def is_function(topic: object) -> TypeGuard[Callable[..., Any]]:

@@ -161,16 +161,32 @@ class Subscriptions:
         """
         mine = [each for each in self.all() if same_function(each.handler.function, function)]
         if not mine:
-            if not callable(function):
-                raise NoSuchHandler(
-                    f"{short_repr(function)} is no handler: the handler comes first, as in "
-                    "bus.call(handler, event)"
-                )
-            raise NoSuchHandler(
-                f"{name_of(function)} is not subscribed to this bus: subscribe it first, or use "
-                "bus.executor(), which takes any function"
-            )
+            raise self._no_handler(function)
         return mine[-1]
+
+    def _no_handler(self, function: object) -> NoSuchHandler:
+        """Say that an object is no handler of this bus, and what to do."""
+        if isinstance(function, str):
+            return NoSuchHandler(
+                f"{short_repr(function)} is a topic, and no handler: call and map run one handler, "
+                "as in bus.call(handler, event); to publish to a topic, use "
+                f"bus.publish({short_repr(function)}, event), or bus.stream(events, topic=...)"
+            )
+        if not callable(function):
+            return NoSuchHandler(
+                f"{short_repr(function)} is no handler: the handler comes first, as in "
+                "bus.call(handler, event)"
+            )
+        name = name_of(function)
+        if any(name_of(each.handler.function) == name for each in self.all()):
+            return NoSuchHandler(
+                f"this {name} is not subscribed to this bus, but another object with that name is: "
+                "give the very function, method or functools.partial that you subscribed"
+            )
+        return NoSuchHandler(
+            f"{name} is not subscribed to this bus: subscribe it first, or use bus.executor(), "
+            "which takes any function"
+        )
 
     def _topics_of(self, handler: Handler) -> tuple[Topic, ...]:
         """The topics of a handler of the shared registry that this bus has not left."""

@@ -6,6 +6,7 @@ from __future__ import annotations
 import itertools
 import os
 import threading
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -151,6 +152,24 @@ def test_function_that_is_not_subscribed_is_refused() -> None:
             bus.map(increased, [1])
         with pytest.raises(NoSuchHandler):
             bus.call(increased, 1)
+
+
+def test_topic_in_place_of_a_handler_is_told_what_takes_topics() -> None:
+    with EventBus([]) as bus:
+        bus.subscribe("number", increased)
+        for call in (bus.map, bus.call):
+            with pytest.raises(NoSuchHandler, match=r"'number' is a topic, .*bus\.publish\('num"):
+                call("number", [1])  # type: ignore[call-overload] # the mistake
+
+
+def test_partial_that_is_another_object_is_told_from_the_one_that_is_subscribed() -> None:
+    subscribed = partial(pow, 2)
+    with EventBus([]) as bus:
+        bus.subscribe("number", subscribed)
+        assert list(bus.map(subscribed, [3])) == [8]
+        assert list(bus.map(partial(pow, 2), [3])) == [8], "it binds the very same objects"
+        with pytest.raises(NoSuchHandler, match=r"another object with that name is: give the very"):
+            bus.map(partial(pow, 3), [3])
 
 
 def test_map_on_a_bus_with_a_journal_journals_each_event(tmp_path: Path) -> None:

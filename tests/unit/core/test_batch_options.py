@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from procbus import SubscriptionError
+from procbus import BatchFailed, OptionError, SubscriptionError
 from procbus.core.handler import make_handler
 
 
@@ -88,3 +88,31 @@ def test_annotation_of_one_event_is_refused_for_a_list(topic: object) -> None:
 def test_options_that_make_no_sense_are_refused(options: Any, words: str) -> None:
     with pytest.raises(SubscriptionError, match=words):
         make_handler(take_rows, **options)
+
+
+def take_anything(rows): ...
+
+
+def take_maybe(rows: list[Row] | None) -> None: ...
+
+
+def take_any(rows: list[Any]) -> None: ...
+
+
+@pytest.mark.parametrize("handler", [take_anything, take_maybe, take_any, take_row, take_bare])
+def test_handler_without_a_topic_is_told_to_annotate_a_list(handler: Any) -> None:
+    with pytest.raises(SubscriptionError, match=r"such as list\[MyEvent\], or name the topic"):
+        make_handler(handler, batch=10)
+
+
+@pytest.mark.parametrize("errors", [[ValueError()], "all", None, ValueError()])
+def test_batch_that_fails_without_indices_is_refused(errors: Any) -> None:
+    with pytest.raises(OptionError, match=r"such as BatchFailed\(\{3: error\}\), and not a"):
+        BatchFailed(errors)
+
+
+def test_batch_failed_counts_its_events() -> None:
+    assert str(BatchFailed({})) == "0 events of the batch failed"
+    assert str(BatchFailed({2: ValueError("no")})) == (
+        "1 event of the batch failed; index 2: ValueError('no')"
+    )
