@@ -181,6 +181,9 @@ def spin() -> None:
         pass
 
 
+@pytest.mark.skipif(
+    "PROCBUS_TEST_SWITCH_S" in os.environ, reason="no thread keeps the GIL long enough to be seen"
+)
 @pytest.mark.parametrize("count", quick_first([4, 1]))
 def test_python_code_is_seen_to_hold_the_gil(count: int):
     found = looked(spin, count, Doing.HOLDS)
