@@ -96,7 +96,7 @@ def measure(source: SourceRead, publish: Publish = _publish) -> None:
 @subscribe(kind="io", concurrency=1)
 def store(result: FileMeasured | FileSkipped) -> None:
     """Write to the index a file's functions or why it has none, one file at a time."""
-    from procbus.demo.store import index_at  # here, because workers do not need SQLite
+    from .open_indexes import index_at  # here, because workers do not need SQLite
 
     index = index_at(result.index)
     if isinstance(result, FileMeasured):

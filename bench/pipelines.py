@@ -20,7 +20,6 @@ from typing import Any, Literal, NamedTuple
 
 from procbus import EventBus
 from procbus.demo.files import python_files, standard_library
-from procbus.demo.store import open_index
 from procbus.demo.thread_bus import ThreadBus
 
 from . import index_job as handlers
@@ -30,6 +29,7 @@ from .limit import bare_processes
 from .log_job import LogCounted, LogFetched, LogListed
 from .model import LIMIT, PROCBUS, PROCBUS_CPU, PROCBUS_IO, Question, Row, Settings
 from .one_call import publish_result
+from .open_indexes import open_index
 from .ways import THREAD_BUS
 
 INDEX, LOGS = "index 200 files of source", "fetch and count 200 logs"

@@ -7,6 +7,7 @@ import itertools
 import os
 import sys
 import tempfile
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from procbus.demo.report import (
     show_skipped,
 )
 from procbus.demo.scenes import hang, killed, resume, wrong_kind
-from procbus.demo.store import Index, open_index
+from procbus.demo.store import Index
 from procbus.demo.ways import WAYS, DoneJob, Way, run
 
 _SCENES = (
@@ -101,7 +102,7 @@ def _do_the_job(page: Paper, options: DemoOptions, workers: int) -> int:
         runs, totals = [], set()
         for way in ways:
             path = kept if kept and way.name == "procbus" else f"{folder}/{way.name}.sqlite"
-            with open_index(path) as index:
+            with closing(Index(path)) as index:
                 done = _run(page, way, files, index, workers)
                 runs.append(done)
                 totals.add(index.totals())

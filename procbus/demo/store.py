@@ -6,8 +6,8 @@ from __future__ import annotations
 import os
 import sqlite3
 import threading
-from collections.abc import Iterable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Iterable
+from contextlib import closing
 from typing import NamedTuple
 
 from procbus.demo import DemoError
@@ -161,39 +161,6 @@ class Index:
                 self._connection.commit()
             except sqlite3.Error as error:
                 raise DemoError(f"cannot write the index {self.path}: {error}") from error
-
-
-# The open indexes, by path. Only `open_index` writes here; handlers only look up.
-_open: dict[str, Index] = {}
-
-
-@contextmanager
-def open_index(path: str) -> Iterator[Index]:
-    """Open the index at this path for the block, for every thread of the process.
-
-    Raises:
-        DemoError: the file cannot be written, or holds something else.
-    """
-    index = Index(path)
-    _open[path] = index
-    try:
-        yield index
-    finally:
-        del _open[path]
-        index.close()
-
-
-def index_at(path: str) -> Index:
-    """The open index at this path.
-
-    Raises:
-        DemoError: the index is not open. A handler that outlives its run must not open the index,
-            because opening empties it.
-    """
-    try:
-        return _open[path]
-    except KeyError:
-        raise DemoError(f"the index {path} is not open") from None
 
 
 def storable(path: str) -> str:

@@ -19,9 +19,6 @@ if TYPE_CHECKING:
 
 R = TypeVar("R")
 
-#: Number of results of each handler that a job keeps until they are taken.
-KEEP_RESULTS = 10_000
-
 
 class Job:
     """All that a `with bus.job(...)` block publishes, and all that comes of it.

@@ -37,19 +37,19 @@ def plain_text(obj: object, most: int = PLAIN_CHARS) -> str:
     return cut(_text(obj, _DEPTH), most)
 
 
-def plain_error(error: BaseException | None, most: int = PLAIN_CHARS) -> str:
+def plain_error(error: BaseException | None) -> str:
     """The class and the message of an exception in one line, without its own methods."""
     if error is None:
         return ""
     args = BaseException.__dict__["args"].__get__(error)
     if len(args) == 1 and type(args[0]) is str and not is_a(error, KeyError):
-        words = args[0][: 2 * most]
+        words = args[0][: 2 * PLAIN_CHARS]
     elif is_a(error, OSError) and len(args) == 2 and type(args[1]) is str:
-        words = args[1][: 2 * most]
+        words = args[1][: 2 * PLAIN_CHARS]
     else:
         words = ", ".join(_text(arg, _DEPTH - 1) for arg in args[:_PARTS])
     words = printable(" ".join(words.split()))
-    return cut(f"{class_name(error)}: {words}" if words else class_name(error), most)
+    return cut(f"{class_name(error)}: {words}" if words else class_name(error), PLAIN_CHARS)
 
 
 def cut(text: str, most: int) -> str:

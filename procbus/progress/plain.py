@@ -15,8 +15,7 @@ LINE_EVERY_S = 5.0
 class PlainDisplay:
     """Writes each bar as a line."""
 
-    def __init__(self, every_s: float = LINE_EVERY_S) -> None:
-        self.every_s = every_s
+    every_s = LINE_EVERY_S
 
     def refresh(self, bars: Sequence[Bar]) -> None:
         """Write a line for each bar."""

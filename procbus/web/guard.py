@@ -15,7 +15,7 @@ import os
 import re
 import socket
 import struct
-from collections.abc import Callable, MutableMapping
+from collections.abc import MutableMapping
 from typing import Any
 
 from starlette.datastructures import MutableHeaders
@@ -38,14 +38,10 @@ class Guard:
 
     Args:
         token: the token.
-        of_own_user: whether a connection, given by its two ends, comes from this user.
     """
 
-    def __init__(
-        self, token: str, of_own_user: Callable[[Address, Address], bool] | None = None
-    ) -> None:
+    def __init__(self, token: str) -> None:
         self._token = token.encode()
-        self._of_own_user = of_own_user or comes_from_own_user
 
     def check_reader(self, request: Request) -> None:
         """Let a request read. The check may read a file of the kernel.
@@ -56,7 +52,11 @@ class Guard:
         client, server = request.client, request.scope.get("server")
         if self._has_token(request):
             return
-        if client is None or server is None or not self._of_own_user(tuple(client), tuple(server)):
+        if (
+            client is None
+            or server is None
+            or not comes_from_own_user(tuple(client), tuple(server))
+        ):
             raise HTTPException(
                 403, "this is for the user who started procbus serve; others need its token"
             )

@@ -33,12 +33,10 @@ class JournalView:
 
     Args:
         path: the journal.
-        visit_s: minimum interval between two visits, in seconds.
     """
 
-    def __init__(self, path: str, visit_s: float = VISIT_S) -> None:
+    def __init__(self, path: str) -> None:
         self.path = path
-        self._visit_s = visit_s
         #: Held during a visit.
         self._visiting = threading.Lock()
         self._facts: Facts = {}
@@ -52,7 +50,7 @@ class JournalView:
             if monotonic() >= self._next_at and (self._files is None or self._files != self._now()):
                 began = monotonic()
                 self._facts = self._visit()
-                self._next_at = began + max(self._visit_s, TIMES_LONGER * (monotonic() - began))
+                self._next_at = began + max(VISIT_S, TIMES_LONGER * (monotonic() - began))
             return self._facts
 
     def retry(self, name: str) -> Facts:

@@ -99,20 +99,15 @@ class Watch:
 
     Args:
         place: the socket of the bus.
-        look_s: interval between two looks while a page shows the bus, in seconds.
-        seldom_s: interval while no page shows the bus, in seconds.
     """
 
-    def __init__(
-        self, place: BusSocket, look_s: float = LOOK_S, seldom_s: float = SELDOM_S
-    ) -> None:
+    def __init__(self, place: BusSocket) -> None:
         self.place = place
         self.state: Liveness = "live"
         #: The reason why there is no newer snapshot.
         self.said = ""
         self.snapshot: Facts | None = None
-        self.history = History(interval_s=look_s)
-        self._intervals_s = look_s, seldom_s
+        self.history = History()
         self._connection: LiveConnection | None = None
         #: The final snapshot, which a bus sends before it closes.
         self._last: Facts | None = None
@@ -186,16 +181,15 @@ class Watch:
             return found
 
     async def _run(self) -> None:
-        look_s, seldom_s = self._intervals_s
         try:
             while self.state != "ended":
                 self._page_came.clear()
                 self._tell(await self._look())
                 if self._pages:
-                    await asyncio.sleep(look_s)
+                    await asyncio.sleep(LOOK_S)
                 else:
                     with suppress(TimeoutError):
-                        await asyncio.wait_for(self._page_came.wait(), seldom_s)
+                        await asyncio.wait_for(self._page_came.wait(), SELDOM_S)
         finally:
             if self._connection is not None:
                 self._connection.close()
@@ -255,15 +249,10 @@ class Buses:
 
     Args:
         only: the socket of the only bus to show; None for all buses of this user.
-        look_s: interval between two looks at a bus, in seconds.
-        seldom_s: interval while no page shows the bus, in seconds.
     """
 
-    def __init__(
-        self, only: BusSocket | None, look_s: float = LOOK_S, seldom_s: float = SELDOM_S
-    ) -> None:
+    def __init__(self, only: BusSocket | None) -> None:
         self._only = only
-        self._intervals_s = look_s, seldom_s
         self._watches: dict[str, Watch] = {}
 
     async def start(self) -> None:
@@ -343,7 +332,7 @@ class Buses:
         ended = [name for name, watch in self._watches.items() if watch.state == "ended"]
         for name in ended[: max(0, len(ended) - MOST_ENDED)]:
             del self._watches[name]
-        watch = self._watches[place.name] = Watch(place, *self._intervals_s)
+        watch = self._watches[place.name] = Watch(place)
         return watch
 
 

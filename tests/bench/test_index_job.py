@@ -18,8 +18,9 @@ from bench.index_job import (
     read,
     store,
 )
+from bench.open_indexes import index_at, open_index
+from procbus.demo import DemoError
 from procbus.demo.metrics import FunctionMetrics
-from procbus.demo.store import open_index
 from procbus.routing.registry import default_registry
 
 
@@ -102,13 +103,18 @@ def test_a_file_that_cannot_be_parsed_is_skipped_with_a_reason(text: str, reason
     assert reason in event.reason
 
 
-def test_results_are_stored_in_the_index_that_the_event_names(tmp_path: Path) -> None:
+def test_results_are_stored_in_the_index_that_the_event_names_while_it_is_open(
+    tmp_path: Path,
+) -> None:
     path = str(tmp_path / "index.sqlite")
     with open_index(path) as index:
+        assert index_at(path) is index
         store(FileMeasured("a.py", (FunctionMetrics("f", 3, 2, 4, 1),), path))
         store(FileSkipped("b.py", "why", path))
         assert [function.name for function in index.most_complex(10)] == ["f"]
         assert index.skipped(10) == [("b.py", "why")]
+    with pytest.raises(DemoError, match="is not open"):
+        index_at(path)
 
 
 def test_the_handlers_are_subscribed_as_they_say() -> None:

@@ -15,7 +15,7 @@ import pytest
 
 from procbus.demo import DemoError
 from procbus.demo.metrics import FunctionMetrics
-from procbus.demo.store import Index, RankedFunction, Totals, index_at, open_index
+from procbus.demo.store import Index, RankedFunction, Totals
 
 
 @pytest.fixture
@@ -114,25 +114,6 @@ def test_threads_take_turns(index: Index) -> None:
 def test_a_file_name_that_is_no_text_is_stored_with_escapes(index: Index) -> None:
     index.skip(os.fsdecode(b"caf\xe9.py"), "why")
     assert index.skipped(1) == [("caf\\xe9.py", "why")]
-
-
-def test_an_open_index_is_found_by_its_path_until_it_is_closed(path: str) -> None:
-    with open_index(path) as index:
-        assert index_at(path) is index
-    with pytest.raises(DemoError, match="is not open"):
-        index_at(path)
-
-
-def test_an_index_is_closed_complete_when_its_block_is_left_by_an_exception(path: str) -> None:
-    def interrupted_run() -> None:
-        with open_index(path) as index:
-            index.add("a.py", [function("f")])
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        interrupted_run()
-    with closing(sqlite3.connect(path)) as database:
-        assert database.execute("SELECT name FROM functions").fetchall() == [("f",)]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="limits are those of POSIX")
