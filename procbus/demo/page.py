@@ -22,7 +22,7 @@ _REDRAW_S = 0.1  # interval between two drawings of a counter, in seconds
 ShowDone = Callable[[int], None]
 
 
-class Paper:
+class Printout:
     """Writes the report to stdout, and counters to stderr.
 
     Heads are bold on a terminal, unless NO_COLOR is set or TERM is "dumb". On a terminal a counter

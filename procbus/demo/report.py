@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from procbus.demo.page import Paper
+from procbus.demo.page import Printout
 from procbus.demo.store import RankedFunction, storable
 from procbus.demo.ways import DoneJob
 
@@ -16,7 +16,7 @@ _SHOWN_FAILURES = 5
 _LAST_COLUMN = "the most complex functions"
 
 
-def show_functions(page: Paper, root: Path, functions: Sequence[RankedFunction]) -> None:
+def show_functions(page: Printout, root: Path, functions: Sequence[RankedFunction]) -> None:
     """Show the most complex functions, if there are any."""
     if not functions:
         return
@@ -31,7 +31,7 @@ def _place(function: RankedFunction, root: Path) -> str:
     return f"{function.name}  {_relative(function.path, root)}:{function.line}"
 
 
-def show_skipped(page: Paper, root: Path, count: int, first: Sequence[tuple[str, str]]) -> None:
+def show_skipped(page: Printout, root: Path, count: int, first: Sequence[tuple[str, str]]) -> None:
     """Show the number of skipped files, and the reasons for the first ones."""
     if not count:
         return
@@ -42,7 +42,7 @@ def show_skipped(page: Paper, root: Path, count: int, first: Sequence[tuple[str,
         page.line(f"  and {count - len(first):,} more")
 
 
-def show_runs(page: Paper, runs: Sequence[DoneJob], workers: int) -> None:
+def show_runs(page: Printout, runs: Sequence[DoneJob], workers: int) -> None:
     """Show the runs beside each other, and explain the figures."""
     rows = [
         [
@@ -82,7 +82,7 @@ def explained(runs: Sequence[DoneJob]) -> list[str]:
     return said
 
 
-def show_failures(page: Paper, run: DoneJob) -> None:
+def show_failures(page: Printout, run: DoneJob) -> None:
     """Show unexpected failures."""
     for failure in run.failures[:_SHOWN_FAILURES]:
         page.line(f"{run.way.name}: failed: {failure}")

@@ -15,7 +15,7 @@ from procbus import EventBus
 from procbus.core.text import printable
 from procbus.demo import DemoError
 from procbus.demo.files import python_files, standard_library
-from procbus.demo.page import Paper
+from procbus.demo.page import Printout
 from procbus.demo.report import (
     noun_of_files,
     show_failures,
@@ -67,7 +67,7 @@ def run_demo(options: DemoOptions) -> int:
     Raises:
         DemoError: there is nothing to measure, or the index cannot be written.
     """
-    page = Paper()
+    page = Printout()
     workers = options.cpu_workers or _usable_cores()
     scenes = list(_SCENES) if options.root is None and options.compare else []
     try:
@@ -85,7 +85,7 @@ def run_demo(options: DemoOptions) -> int:
     return status
 
 
-def _do_the_job(page: Paper, options: DemoOptions, workers: int) -> int:
+def _do_the_job(page: Printout, options: DemoOptions, workers: int) -> int:
     root = Path(os.path.abspath(options.root or standard_library()))
     files = _find(root, options)
     ways = [way for way in WAYS if options.compare or way.name == "procbus"]
@@ -123,7 +123,7 @@ def _do_the_job(page: Paper, options: DemoOptions, workers: int) -> int:
     return 0 if len(totals) == 1 and not any(each.failures for each in runs) else 1
 
 
-def _run(page: Paper, way: Way, files: list[str], index: Index, workers: int) -> DoneJob:
+def _run(page: Printout, way: Way, files: list[str], index: Index, workers: int) -> DoneJob:
     with page.counting(way.name, len(files)) as show:
         done = run(way, files, index, workers, show)
     page.line(f"{way.name}: {done.seconds:.2f} s")
@@ -150,7 +150,7 @@ def _usable_cores() -> int:
         return bus.stats().lanes["cpu"].workers
 
 
-def _say_how_to_go_on(page: Paper) -> None:
+def _say_how_to_go_on(page: Printout) -> None:
     page.head("How to go on")
     page.line("pip install procbus        then docs/tutorial.md")
     page.line("procbus demo DIR           the same job on your own code")

@@ -5,9 +5,9 @@ from __future__ import annotations
 
 import pytest
 
-from procbus.demo.page import Paper
+from procbus.demo.page import Printout
 
 
 @pytest.fixture
-def page() -> Paper:
-    return Paper()
+def page() -> Printout:
+    return Printout()

@@ -7,11 +7,11 @@ import sys
 
 import pytest
 
-from procbus.demo.page import Paper
+from procbus.demo.page import Printout
 
 
 def test_paragraph_is_wrapped_and_escapes_are_shown(
-    page: Paper, capsys: pytest.CaptureFixture[str]
+    page: Printout, capsys: pytest.CaptureFixture[str]
 ) -> None:
     page.say("word " * 40 + "\x1b[31m")
     text = capsys.readouterr().out
@@ -20,7 +20,7 @@ def test_paragraph_is_wrapped_and_escapes_are_shown(
 
 
 def test_counter_without_a_terminal_is_a_line_at_each_quarter(
-    page: Paper, capsys: pytest.CaptureFixture[str]
+    page: Printout, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with page.counting("loop", 8) as show:
         for done in range(9):
@@ -31,7 +31,7 @@ def test_counter_without_a_terminal_is_a_line_at_each_quarter(
 
 
 def test_stopped_counter_says_how_many_files_were_not_measured(
-    page: Paper, capsys: pytest.CaptureFixture[str]
+    page: Printout, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def stopped() -> None:
         with page.counting("loop", 2_000) as show:
@@ -65,7 +65,7 @@ def test_terminal_gets_only_codes_that_it_takes(
         monkeypatch.setenv(name, value)
     for stream in (sys.stdout, sys.stderr):
         monkeypatch.setattr(stream, "isatty", lambda: True)
-    page = Paper()
+    page = Printout()
     page.head("Head")
     with page.counting("loop", 4) as show:
         show(4)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from procbus.demo import report
-from procbus.demo.page import Paper
+from procbus.demo.page import Printout
 from procbus.demo.report import explained, show_failures, show_functions, show_runs, show_skipped
 from procbus.demo.store import RankedFunction
 from procbus.demo.ways import WAYS, DoneJob
@@ -19,21 +19,21 @@ def runs(*seconds: float) -> list[DoneJob]:
 
 
 def test_functions_are_shown_with_their_figures_and_places(
-    page: Paper, capsys: pytest.CaptureFixture[str]
+    page: Printout, capsys: pytest.CaptureFixture[str]
 ) -> None:
     show_functions(page, Path("/root"), [RankedFunction("/root/pkg/a.py", "C.f", 12, 1234, 56, 7)])
     assert capsys.readouterr().out.split()[-4:] == ["1,234", "56", "C.f", "pkg/a.py:12"]
 
 
 def test_no_table_is_shown_where_there_are_no_functions(
-    page: Paper, capsys: pytest.CaptureFixture[str]
+    page: Printout, capsys: pytest.CaptureFixture[str]
 ) -> None:
     show_functions(page, Path("/root"), [])
     assert capsys.readouterr().out == ""
 
 
 def test_skipped_files_are_counted_and_the_first_are_shown(
-    page: Paper, capsys: pytest.CaptureFixture[str]
+    page: Printout, capsys: pytest.CaptureFixture[str]
 ) -> None:
     show_skipped(page, Path("/r"), 7, [("/r/a.py", "line 1: no"), ("/r/\x1b.py", "not utf-8")])
     assert capsys.readouterr().out.splitlines() == [
@@ -45,7 +45,7 @@ def test_skipped_files_are_counted_and_the_first_are_shown(
 
 
 def test_runs_are_a_table_that_fits_60_columns(
-    page: Paper, capsys: pytest.CaptureFixture[str]
+    page: Printout, capsys: pytest.CaptureFixture[str]
 ) -> None:
     page.width = 60
     show_runs(page, runs(8.0, 4.0, 9.0, 4.4), workers=2)
@@ -72,7 +72,9 @@ def test_thread_pool_bus_is_explained_by_the_gil(
     assert any(said in each for each in explained(runs(8.0, 4.0, 9.0, 4.4)))
 
 
-def test_failures_are_shown_up_to_a_number(page: Paper, capsys: pytest.CaptureFixture[str]) -> None:
+def test_failures_are_shown_up_to_a_number(
+    page: Printout, capsys: pytest.CaptureFixture[str]
+) -> None:
     show_failures(page, DoneJob(WAYS[0], 1.0, None, [f"no {number}" for number in range(7)]))
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "plain loop: failed: no 0"

@@ -11,14 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from procbus.demo.page import Paper
+from procbus.demo.page import Printout
 from procbus.demo.scenes import hang, killed, resume, wrong_kind
 
 pytestmark = pytest.mark.slow
 
 
 def test_killed_worker_loses_one_photo_and_breaks_the_pool(
-    page: Paper, capsys: pytest.CaptureFixture[str]
+    page: Printout, capsys: pytest.CaptureFixture[str]
 ) -> None:
     killed.play(page, 2)
     text = capsys.readouterr().out
@@ -30,7 +30,7 @@ def test_killed_worker_loses_one_photo_and_breaks_the_pool(
     assert "Photo(number=101): worker " in text
 
 
-def test_hang_is_ended_with_its_stack(page: Paper, capsys: pytest.CaptureFixture[str]) -> None:
+def test_hang_is_ended_with_its_stack(page: Printout, capsys: pytest.CaptureFixture[str]) -> None:
     hang.play(page, 2)
     text = capsys.readouterr().out
     assert "the process computes on" in " ".join(text.split())
@@ -40,7 +40,7 @@ def test_hang_is_ended_with_its_stack(page: Paper, capsys: pytest.CaptureFixture
 
 
 def test_killed_script_does_the_rest_and_nothing_that_it_finished(
-    page: Paper, capsys: pytest.CaptureFixture[str]
+    page: Printout, capsys: pytest.CaptureFixture[str]
 ) -> None:
     resume.play(page, 2)
     text = capsys.readouterr().out
@@ -52,7 +52,9 @@ def test_killed_script_does_the_rest_and_nothing_that_it_finished(
     assert first < 200
 
 
-def test_wrong_kind_is_found_by_the_advice(page: Paper, capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_kind_is_found_by_the_advice(
+    page: Printout, capsys: pytest.CaptureFixture[str]
+) -> None:
     wrong_kind.play(page, 2)
     text = capsys.readouterr().out
     assert "checksum" in text

@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from procbus import EventBus
-from procbus.demo.page import Paper
+from procbus.demo.page import Printout
 from procbus.demo.ways import own_process_pool
 
 _LIMIT_S = 1.0
@@ -33,7 +33,7 @@ def _next_token(text: str) -> str:
         text = text[1:] + text[:1]
 
 
-def play(page: Paper, workers: int) -> None:  # noqa: ARG001 - one is enough
+def play(page: Printout, workers: int) -> None:  # noqa: ARG001 - one is enough
     """Show it on a pool, then on a bus."""
     page.say("A parser never ends on one document. You want it to stop after a second.")
     document = Document("invoice.pdf")

@@ -8,7 +8,7 @@ import signal
 from dataclasses import dataclass
 
 from procbus import EventBus
-from procbus.demo.page import Paper
+from procbus.demo.page import Printout
 from procbus.demo.ways import own_process_pool
 
 _COUNT, _DEADLY = 200, 101
@@ -28,7 +28,7 @@ def resize(photo: Photo) -> int:
     return sum(range(50_000))
 
 
-def play(page: Paper, workers: int) -> None:
+def play(page: Printout, workers: int) -> None:
     """Show it on a pool, then on a bus."""
     page.say(
         f"{_COUNT} photos are resized. On photo {_DEADLY} the worker process gets kill -9, as from "

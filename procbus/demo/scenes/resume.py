@@ -12,14 +12,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from procbus.demo import DemoError
-from procbus.demo.page import Paper
+from procbus.demo.page import Printout
 from procbus.demo.scenes import night_job
 
 _KILLED_AFTER = night_job.COUNT // 2
 _LONGEST_S = 60.0  # time for the script, on a busy machine
 
 
-def play(page: Paper, workers: int) -> None:  # noqa: ARG001 - the script has two
+def play(page: Printout, workers: int) -> None:  # noqa: ARG001 - the script has two
     """Kill a script that has a journal in the middle of its work, and start it again."""
     page.say(
         f"Another script converts {night_job.COUNT} films, with EventBus(journal=FILE). Half way "

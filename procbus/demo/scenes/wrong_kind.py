@@ -6,7 +6,7 @@ from __future__ import annotations
 import time
 
 from procbus import EventBus
-from procbus.demo.page import Paper
+from procbus.demo.page import Printout
 
 _LONGEST_S = 5.0  # time to wait for advice, on a busy machine
 _PENDING = 64  # events on their way at once
@@ -17,7 +17,7 @@ def checksum(number: int) -> int:
     return sum(range(200_000 + number))
 
 
-def play(page: Paper, workers: int) -> None:
+def play(page: Printout, workers: int) -> None:
     """Declare a handler that computes as one that waits, ask the bus, and do as it says."""
     page.say('checksum(n) computes, but is subscribed with kind="io", for work that waits.')
     events, as_declared, advice = _run_until_advised()
