@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
-from contextlib import AbstractContextManager, nullcontext, suppress
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from os import PathLike
 from threading import current_thread, main_thread
@@ -27,7 +26,6 @@ from procbus.core.gil import gil_is_on
 from procbus.core.locks import Tangled
 from procbus.core.log import log
 from procbus.core.log_origin import add_origins
-from procbus.core.stats import BusStats, collect_stats
 from procbus.core.subscription import Lane, Subscription
 from procbus.dispatch.admission import Admission
 from procbus.dispatch.cancellation import Cancellation, ChosenDeliveries
@@ -41,17 +39,15 @@ from procbus.futures.subscriptions import DirectSubscriptions
 from procbus.lanes.lanes import Lanes
 from procbus.lanes.recycling import RecyclingPolicy
 from procbus.lifecycle import Lifecycle
-from procbus.progress.bar import BusFacts, LaneCounts, Standing
-from procbus.progress.show import ShowProgress, check_progress, is_wanted, showing
 from procbus.routing.registry import check_can_travel, default_registry, handlers_from
 from procbus.routing.subscriptions import Subscriptions
 from procbus.settings import Settings
-from procbus.stream import ShowCounts, StreamCounts
 from procbus.supervision.supervisor import Supervisor
 from procbus.system import exit_hooks
 from procbus.system.descriptors import hold_standard_descriptors
 from procbus.system.freezing import check_can_start
 from procbus.system.uncounted import leave_uncounted
+from procbus.view import BusView
 
 if TYPE_CHECKING:
     from procbus.core.dead_letter import DeadLetter
@@ -69,7 +65,6 @@ if TYPE_CHECKING:
     from procbus.lanes.inline import InlineClock, InlineRetries
     from procbus.pool.birth import Newborn
     from procbus.pool.interface import Pool
-    from procbus.supervision.health import BusHealth
 
 
 def make_lanes(parts: Assembly, **makers: Any) -> Lanes:
@@ -279,8 +274,6 @@ class Assembly:
         if self.journal is not None and self.journal.jobs.open:
             self.job_book().restore()
         self._schedules: dict[str, Schedules] = {}
-        #: Shown beside the bars of the bus.
-        self.facts = BusFacts(self._lane_counts, self._reports, lambda: self.lifecycle.closed)
         self.lifecycle = Lifecycle(
             self.admission,
             self.dispatcher,
@@ -293,10 +286,22 @@ class Assembly:
             settings.on_sigterm,
             settings.grace,
         )
+        self.view = BusView(
+            self.admission,
+            self.settlement,
+            self.dispatcher.unrouted,
+            self.subscriptions,
+            self._counted,
+            self.lanes,
+            self.retries,
+            self.supervisor,
+            self.advisor,
+            self.lifecycle,
+        )
         if settings.live or os.environ.get("PROCBUS_LIVE", "0") not in ("", "0"):
             from procbus.live.server import LiveServer  # only now: few scripts need it
 
-            self.lifecycle.live = LiveServer(self, settings.journal)
+            self.lifecycle.live = LiveServer(self.view, settings.journal)
 
     def start(self) -> None:
         """Start all workers of the cpu lane, and resume the journal.
@@ -488,7 +493,7 @@ class Assembly:
         from procbus.futures.executor import Parts  # only now: it imports concurrent.futures
 
         calls = self.dispatcher, self.cancellation, self.lanes, self.direct
-        return Parts(*calls, self.facts)
+        return Parts(*calls, self.view.facts)
 
     def window(self, holds: object, batch: int | None = None) -> Window:
         """The bound on the open events of one stream.
@@ -507,123 +512,8 @@ class Assembly:
             begins_small=lambda: batch is None and lanes.has_places,
         )
 
-    def counting(
-        self, progress: ShowProgress, topic: str | None, events: object, total: int | None
-    ) -> tuple[StreamCounts | None, ShowCounts]:
-        """Return the counters of a stream, if its progress is wanted, and a function to show it."""
-        option = check_progress(progress, total)
-        show = partial(showing, option, topic or "events", bus=self.facts)
-        if not is_wanted(option):
-            return None, show
-        if total is None and isinstance(events, Sized):
-            total = len(events)
-        return StreamCounts(total, self.settlement.dead_letters), show
-
-    def progress(
-        self, progress: ShowProgress, label: str, total: int | None = None
-    ) -> AbstractContextManager[None]:
-        """Show the progress of all deliveries in a `with` block; see `EventBus.progress`."""
-        option = check_progress(progress, total)
-        if not is_wanted(option):
-            return nullcontext()
-        return showing(option, label, self._counts_from_now(total), self.facts)
-
-    def _counts_from_now(self, total: int | None) -> Callable[[], Standing]:
-        """Return a function that counts deliveries which are pending now or published later.
-
-        Args:
-            total: number of these deliveries; None to count those published so far.
-        """
-        _, settled_before, failed_before = self._totals()
-
-        def count() -> Standing:
-            published, settled, failed = self._totals()
-            known = published - settled_before if total is None else total
-            return Standing(settled - settled_before, known, failed - failed_before)
-
-        return count
-
-    def _totals(self) -> tuple[int, int, int]:
-        """Number of deliveries published so far, settled ones and failed ones."""
-        settled = failed = published = 0
-        for each in self._counted():
-            failed += each.failed
-            # Settled deliveries are read before published ones, so that they are never more.
-            settled += each.succeeded + each.failed + each.cancelled + each.stopped
-            published += each.published + each.unqueued
-        return published, settled, failed
-
-    def _reports(self) -> list[str]:
-        """A line for each running handler that reports its progress."""
-        return [f"{each.handler.name}: {report}" for each, report in self.lanes.progress()]
-
-    def _lane_counts(self) -> list[LaneCounts]:
-        return [
-            LaneCounts(kind, lane.busy, lane.depth)
-            for kind, lane in self.lanes.snapshot(()).items()
-            if lane.workers
-        ]
-
-    def stats(self) -> BusStats:
-        """The counters and times of the bus so far, and the present state of its lanes."""
-        subscriptions = self._counted()
-        running: Counter[str] = Counter()
-        for delivery, _ in self.lanes.at_hand():
-            running[delivery.handler.name] += delivery.weight
-        self.settlement.note_untimed(subscriptions)
-        return collect_stats(
-            self.pending,
-            self.dispatcher.unrouted.count,
-            subscriptions,
-            self.lanes.snapshot(subscriptions),
-            running=running,
-            place_of=self.lanes.place_of,
-            retrying=self.retries.retrying,
-            dead_letters=len(self.settlement.dead_letters),
-            shared_memory=self.lanes.shared_memory(),
-        )
-
-    @property
-    def pending(self) -> int:
-        """Deliveries published and not yet settled."""
-        return max(0, self.admission.pending - self.lanes.tickets)
-
     def _counted(self) -> tuple[Subscription, ...]:
         return (*self.subscriptions.counted(), *self.direct.all())
-
-    def health(self, *, brief: bool = False) -> BusHealth:
-        """The present state of each worker: the processes first, then the threads.
-
-        Args:
-            brief: leave out the facts that take long to find.
-        """
-        from procbus.supervision.health import (  # only now: it imports psutil
-            BusHealth,
-            cpu_health,
-            io_health,
-        )
-
-        return BusHealth(
-            (
-                *cpu_health(self.lanes.cpu_lanes, self.supervisor.observed, brief=brief),
-                *io_health(self.lanes.io, self.lanes.loop),
-            )
-        )
-
-    @property
-    def closing(self) -> bool:
-        """Whether the bus is being closed, or is closed."""
-        return self.lifecycle.closing
-
-    def state(self) -> str:
-        """The state of the bus for people: open or closed, pending deliveries, workers."""
-        state = "closed" if self.lifecycle.closed else "open"
-        handlers = len(self.subscriptions.all())
-        lanes = self.lanes.snapshot(())
-        return (
-            f"{state}: {handlers} handlers, {self.pending} pending, "
-            f"{lanes['cpu'].workers} cpu workers, {lanes['io'].workers} io workers"
-        )
 
     def listen(self, listener: object, carried: Translated | None = None) -> Listening:
         """Tell a listener of moments.

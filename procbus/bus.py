@@ -218,7 +218,7 @@ class EventBus:
         Raises:
             ProcbusError: called inside a handler of this bus, which would wait for itself.
         """
-        with self._parts.progress(progress, "drain"):
+        with self._parts.view.progress(progress, "drain"):
             return self._lifecycle.drain(timeout)
 
     def close(self, timeout: float | None = None, cancel: bool = False) -> None:
@@ -741,7 +741,7 @@ class EventBus:
             topic = check_concrete(topic)
         _check_batch(batch)
         parts, journal = self._parts, self._parts.journal
-        counts, show = self._parts.counting(progress, topic, events, total)
+        counts, show = self._parts.view.counting(progress, topic, events, total)
         parts.expect_events()
         source, publish, publish_run = parts.dispatcher.streaming(events, topic, id)
         make_safe = None if journal is None else journal.make_safe
@@ -884,7 +884,7 @@ class EventBus:
         from procbus.futures.mapping import results_of  # only now: few scripts need it
 
         subscription = self._subscriptions.of_function(handler)
-        counts, show = self._parts.counting(progress, subscription.handler.name, events, total)
+        counts, show = self._parts.view.counting(progress, subscription.handler.name, events, total)
         self._parts.expect_events()
         results = results_of(subscription, events, self._parts.for_calls(), holds=self)
         return results if counts is None else shown_results(results, counts, show)
@@ -924,7 +924,7 @@ class EventBus:
         from procbus import aio  # only now: it imports asyncio
 
         _check_batch(batch)
-        counts, show = self._parts.counting(progress, topic, events, total)
+        counts, show = self._parts.view.counting(progress, topic, events, total)
 
         def publish(event: Any) -> Any:
             given = NOTHING if topic is None else event
@@ -1120,7 +1120,7 @@ class EventBus:
         Raises:
             OptionError: an argument makes no sense.
         """
-        return self._parts.progress(progress, "deliveries", total)
+        return self._parts.view.progress(progress, "deliveries", total)
 
     def stats(self) -> BusStats:
         """The counters and times of the bus so far, and the present state of its lanes.
@@ -1136,7 +1136,7 @@ class EventBus:
                 assert bus.stats().handlers["builtins.len"].succeeded == 1
             ```
         """
-        return self._parts.stats()
+        return self._parts.view.stats()
 
     def listen(self, listener: object) -> Listening:
         """Call the methods of an object at the moments of each delivery, and of workers.
@@ -1213,7 +1213,7 @@ class EventBus:
                 print(bus.health())  # a table
             ```
         """
-        return self._parts.health()
+        return self._parts.view.health()
 
     @property
     def resume_summary(self) -> ResumeSummary | None:
@@ -1289,7 +1289,7 @@ class EventBus:
 
     def __repr__(self) -> str:
         """Show the state of the bus: open or closed, pending deliveries, workers."""
-        return f"<EventBus {self._parts.state()}>"
+        return f"<EventBus {self._parts.view.state()}>"
 
     def __reduce__(self) -> Never:
         """Refuse to be pickled."""

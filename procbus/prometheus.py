@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from itertools import count
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from procbus.bus import EventBus, parts_of
 from procbus.core.errors import OptionError
@@ -26,9 +26,6 @@ except ImportError as error:
     raise ImportError(
         "procbus.prometheus needs prometheus_client: pip install 'procbus[prometheus]'"
     ) from error
-
-if TYPE_CHECKING:
-    from procbus.assembly import Assembly
 
 #: Numbers for buses that have no name.
 _numbers = count(1)
@@ -71,13 +68,13 @@ class Collector:
                 "Collector takes a bus, or several by name, such as "
                 f'Collector({{"crawl": bus, "index": other}}), not {shown(buses)}'
             )
-        self._parts: dict[str, Assembly] = {name: parts_of(bus) for name, bus in named.items()}
+        self._views = {name: parts_of(bus).view for name, bus in named.items()}
 
     def collect(self) -> Iterator[Metric]:
         """Yield the metrics. The registry calls this for each scrape."""
         taken = {
-            name: figures(parts.stats(), parts.health(brief=True))
-            for name, parts in self._parts.items()
+            name: figures(view.stats(), view.health(brief=True))
+            for name, view in self._views.items()
         }
         yield from map(_metric, families(taken))
 
