@@ -21,7 +21,7 @@ from procbus.cli.live_page import Row, keys, page, stacks_text
 from procbus.live.client import Declined, Gone, NoAnswer
 
 if TYPE_CHECKING:
-    from types import FrameType, TracebackType
+    from types import FrameType
 
     from procbus.live.client import LiveConnection
 
@@ -111,12 +111,7 @@ class Screen:
         self._take()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Give the terminal back as it was."""
         for number, handler in self._handlers.items():
             signal.signal(number, handler)

@@ -9,7 +9,6 @@ import socket
 from collections.abc import Iterator
 from contextlib import suppress
 from time import monotonic, sleep
-from types import TracebackType
 from typing import Any, Self
 
 from procbus.live.snapshot import LIVE_PROTOCOL, Facts
@@ -123,12 +122,7 @@ class LiveConnection:
         """Use the connection for the length of a block."""
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """End the connection."""
         self.close()
 

@@ -140,6 +140,26 @@ class Door:
         return opened
 
 
+@dataclass(frozen=True)
+class Job:
+    """An event whose handler tells the test that it runs, and waits for the test."""
+
+    number: int
+    tally: Tally
+    #: The behaviour of the handler, in the words of the test.
+    how: str = ""
+    door: Door | None = None
+    bell: Bell | None = None
+
+    def begin(self) -> None:
+        """In the handler: note the number, ring with the process id, and go through the door."""
+        self.tally.note(self.number)
+        if self.bell is not None:
+            self.bell.ring(os.getpid())
+        if self.door is not None:
+            self.door.go_through()
+
+
 class Program:
     """A script that runs in a process and process group of its own."""
 

@@ -4,30 +4,17 @@ import ctypes
 import fcntl
 import os
 import signal
-from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 
 from procbus import DeliveryState, EventBus
-from tests.integration.helpers import PATIENCE_S, Bell, Door, Listener, Tally
+from tests.integration.helpers import PATIENCE_S, Bell, Door, Job, Listener, Tally
 from tests.waits import eventually
 
 
-@dataclass(frozen=True)
-class Job:
-    number: int
-    tally: Tally
-    door: Door | None = None
-    bell: Bell | None = None
-
-
 def work(job: Job) -> int:
-    job.tally.note(job.number)
-    if job.bell is not None:
-        job.bell.ring(os.getpid())
-    if job.door is not None:
-        job.door.go_through()
+    job.begin()
     return job.number
 
 
@@ -52,7 +39,9 @@ def test_deliveries_behind_a_blocked_one_run_elsewhere(tally: Tally, door: Door)
         warm = [bus.publish("job", Job(-1, Tally(os.devnull))) for _ in range(200)]
         assert [r.result(PATIENCE_S) for r in warm] == [-1] * 200
         with door.shut():
-            receipts = [bus.publish("job", Job(n, tally, None if n else door)) for n in range(300)]
+            receipts = [
+                bus.publish("job", Job(n, tally, door=None if n else door)) for n in range(300)
+            ]
             assert all(r.wait(PATIENCE_S) for r in receipts[1:])
             assert receipts[0].deliveries[0].state is DeliveryState.RUNNING
         assert [r.result(PATIENCE_S) for r in receipts] == [*range(300)]
@@ -69,10 +58,10 @@ def test_finished_deliveries_are_settled_while_the_next_is_blocked(
         assert [r.result(PATIENCE_S) for r in warm] == [-1] * 200
         with door.shut():
             with first_door.shut():  # meanwhile the next ones gather, for one batch
-                bus.publish("job", Job(-1, tally, first_door, bell))
+                bus.publish("job", Job(-1, tally, door=first_door, bell=bell))
                 heard.wait()
                 receipts = [bus.publish("job", Job(n, tally)) for n in range(20)]
-                receipts.append(bus.publish("job", Job(20, tally, door, bell)))
+                receipts.append(bus.publish("job", Job(20, tally, door=door, bell=bell)))
             heard.wait()
             assert all(r.wait(PATIENCE_S) for r in receipts[:20])
         assert bus.drain(PATIENCE_S)
@@ -88,7 +77,7 @@ def test_the_others_finish_while_one_holds_the_gil_of_its_worker(
         assert [r.result(PATIENCE_S) for r in warm] == [-1] * 200
         with door.shut():
             receipts = [
-                bus.publish("job", Job(n, tally, door if n == 3 else None, bell))
+                bus.publish("job", Job(n, tally, door=door if n == 3 else None, bell=bell))
                 for n in range(200)
             ]
             others = [receipt for receipt in receipts if receipt is not receipts[3]]
@@ -107,7 +96,7 @@ def test_a_stopped_worker_loses_its_work_to_others_and_runs_nothing_twice_later(
         warm = [bus.publish("job", Job(-1, Tally(os.devnull))) for _ in range(200)]
         assert [r.result(PATIENCE_S) for r in warm] == [-1] * 200
         with door.shut():
-            stuck = bus.publish("job", Job(0, tally, door, bell))
+            stuck = bus.publish("job", Job(0, tally, door=door, bell=bell))
             victim = psutil.Process(int(heard.wait()[0]))
             victim.suspend()
             try:

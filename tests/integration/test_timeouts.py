@@ -9,7 +9,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -20,7 +19,7 @@ from procbus import DeliveryState, EventBus, HandlerTimeout, OutcomeKind, Receip
 from procbus.assembly import Makers
 from procbus.supervision.supervisor import Supervisor
 from tests.integration.conftest import Run
-from tests.integration.helpers import PATIENCE_S, Bell, Door, Listener, Tally, wait_gone
+from tests.integration.helpers import PATIENCE_S, Bell, Door, Job, Listener, Tally, wait_gone
 from tests.matrix import quick_first
 from tests.parts import BusWith, ClockAhead
 from tests.processes import is_alive
@@ -32,15 +31,6 @@ QUICK_S = 2.0
 LONG_S = 600.0
 NOWHERE = Tally(os.devnull)
 numbers = itertools.count()
-
-
-@dataclass(frozen=True)
-class Job:
-    number: int
-    tally: Tally
-    how: str = ""
-    door: Door | None = None
-    bell: Bell | None = None
 
 
 def loop_for_ever(job: Job) -> None:
@@ -72,11 +62,7 @@ def hang(job: Job) -> None:
 
 
 def work(job: Job) -> int:
-    job.tally.note(job.number)
-    if job.bell is not None:
-        job.bell.ring(os.getpid())
-    if job.door is not None:
-        job.door.go_through()
+    job.begin()
     if job.how:
         hang(job)
     return job.number

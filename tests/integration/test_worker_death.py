@@ -8,7 +8,6 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
 import psutil
 import pytest
@@ -16,18 +15,9 @@ import pytest
 from procbus import DeliveryState, EventBus, OutcomeKind, Receipt, WorkerDied
 from procbus.core.errors import HandlerExited
 from tests.integration.conftest import Run
-from tests.integration.helpers import PATIENCE_S, Bell, Door, Tally
+from tests.integration.helpers import PATIENCE_S, Bell, Job, Tally
 from tests.matrix import quick_first
 from tests.processes import alive_after, is_alive
-
-
-@dataclass(frozen=True)
-class Job:
-    number: int
-    tally: Tally
-    how: str = ""
-    door: Door | None = None
-    bell: Bell | None = None
 
 
 def segfault() -> None:
@@ -45,11 +35,7 @@ WAYS: dict[str, tuple[Callable[[], object], int]] = {
 
 
 def work(job: Job) -> int:
-    job.tally.note(job.number)
-    if job.bell is not None:
-        job.bell.ring(os.getpid())
-    if job.door is not None:
-        job.door.go_through()
+    job.begin()
     if job.how:
         WAYS[job.how][0]()
     return job.number

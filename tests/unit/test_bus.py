@@ -21,7 +21,6 @@ from procbus import (
     subscribe,
 )
 from procbus.core.errors import HandlerExited
-from procbus.routing.registry import default_registry
 from procbus.testing import InlineBus
 from tests.parts import BOUND_S, Held, double
 
@@ -52,16 +51,6 @@ def threaded() -> Iterator[EventBus]:
     """Only for a bus with threads."""
     with EventBus([]) as bus:
         yield bus
-
-
-@pytest.fixture
-def registry() -> Iterator[None]:
-    """Handlers that the test adds to the default registry are gone after it."""
-    before = default_registry.handlers
-    yield
-    for handler in default_registry.handlers:
-        if handler not in before:
-            default_registry.remove(handler)
 
 
 # Subscribing and routing.

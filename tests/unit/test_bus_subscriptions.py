@@ -14,7 +14,6 @@ import pytest
 
 from procbus import EventBus, NoSuchHandler, QueueFull, SubscriptionError, TopicError, current
 from procbus import subscribe as subscribe_by_default
-from procbus.routing.registry import default_registry
 from procbus.testing import InlineBus
 from tests.matrix import quick_first
 from tests.parts import BOUND_S, Held, double
@@ -24,15 +23,6 @@ from tests.parts import BOUND_S, Held, double
 def bus(request: pytest.FixtureRequest) -> Iterator[EventBus]:
     with request.param([]) as bus:
         yield bus
-
-
-@pytest.fixture
-def registry() -> Iterator[None]:
-    before = default_registry.handlers
-    yield
-    for handler in default_registry.handlers:
-        if handler not in before:
-            default_registry.remove(handler)
 
 
 def results(bus: EventBus, *event: Any) -> list[Any]:

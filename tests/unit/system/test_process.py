@@ -28,6 +28,7 @@ from procbus.system.process import (
     thread_cpu_s,
 )
 from tests.parts import BOUND_S
+from tests.processes import child_of_a_thread
 from tests.waits import eventually
 
 #: Prints its pid and its descendants' pids, each on a line, and then repeats its input. Each
@@ -236,25 +237,8 @@ def test_descendants_are_found(start: Start, monkeypatch: Any, listed: bool) -> 
 
 
 def test_children_of_any_thread_are_found() -> None:
-    started: list[subprocess.Popen[bytes]] = []
-    has_started, go = threading.Event(), threading.Event()
-
-    def start_and_wait() -> None:
-        started.append(subprocess.Popen(["sleep", "60"]))
-        has_started.set()
-        go.wait(BOUND_S)
-
-    thread = threading.Thread(target=start_and_wait)
-    thread.start()
-    try:
-        assert has_started.wait(BOUND_S)
-        assert started[0].pid in Probe(os.getpid()).children()
-    finally:
-        go.set()
-        thread.join(BOUND_S)
-        for process in started:
-            process.kill()
-            process.wait(BOUND_S)
+    with child_of_a_thread() as pid:
+        assert pid in Probe(os.getpid()).children()
 
 
 def test_the_tree_has_the_cpu_of_descendants(start: Start) -> None:

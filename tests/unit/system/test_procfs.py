@@ -6,7 +6,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 
@@ -14,7 +13,7 @@ import psutil
 import pytest
 
 from procbus.system import procfs
-from tests.parts import BOUND_S
+from tests.processes import child_of_a_thread
 from tests.waits import eventually
 
 pytestmark = pytest.mark.skipif(not procfs.READABLE, reason="there is no /proc")
@@ -86,30 +85,14 @@ def test_of_a_process_that_is_gone_there_is_no_answer(pid: int) -> None:
 
 
 def test_children_of_the_main_thread_alone_or_of_any() -> None:
-    started: list[subprocess.Popen[bytes]] = []
-    has_started, go = threading.Event(), threading.Event()
-
-    def start() -> None:
-        started.append(subprocess.Popen(["sleep", "60"]))
-        has_started.set()
-        go.wait(BOUND_S)
-
-    thread = threading.Thread(target=start)
-    try:
-        started.append(subprocess.Popen(["sleep", "60"]))
-        thread.start()
-        assert has_started.wait(BOUND_S)
-        own, other = (process.pid for process in started)
-        main_only = procfs.descendants(os.getpid(), any_thread=False)
-        assert own in main_only
-        assert other not in main_only
-        assert {own, other} <= set(procfs.descendants(os.getpid()))
-    finally:
-        go.set()
-        thread.join(BOUND_S)
-        for process in started:
-            process.kill()
-            process.wait(BOUND_S)
+    with child_of_a_thread() as other, subprocess.Popen(["sleep", "60"]) as own:
+        try:
+            main_only = procfs.descendants(os.getpid(), any_thread=False)
+            assert own.pid in main_only
+            assert other not in main_only
+            assert {own.pid, other} <= set(procfs.descendants(os.getpid()))
+        finally:
+            own.kill()
 
 
 def test_more_children_than_the_kernel_lists_at_once_are_all_listed() -> None:
