@@ -34,8 +34,8 @@ _numbers = count(1)
 class Collector:
     """The figures of one bus, or of several, for a registry of prometheus_client.
 
-    The collector reads the figures of `bus.stats()` at each scrape, and counts nothing itself. It
-    does not keep a bus open, and still answers once the bus is closed. Thread-safe.
+    The collector reads the figures of `bus.stats()` at each scrape, and counts nothing itself. The
+    collector does not keep a bus open, and still answers once the bus is closed. Thread-safe.
     docs/metrics.md has the names, types and labels.
 
     Example:

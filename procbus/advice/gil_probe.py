@@ -77,7 +77,7 @@ def is_available() -> bool:
 
 
 class GilProbe:
-    """Looks at threads. It belongs to one thread, which sleeps in `look`."""
+    """Looks at threads. The probe belongs to one thread, which sleeps in `look`."""
 
     def __init__(self) -> None:
         # PyDLL keeps the GIL while it calls; Python's own file functions would release it.
@@ -179,7 +179,8 @@ def doing(
         at_rest: whether the process hardly ran lately, and not for want of a core.
 
     Returns:
-        The likelihood of each activity. They add up to 1, or to less if the facts are not clear.
+        The likelihood of each activity. The likelihoods add up to 1, or to less if the facts are
+        not clear.
     """
     futex = "futex" in blocked_in
     if late_s <= _LATE_S:  # no thread held it

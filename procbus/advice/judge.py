@@ -248,7 +248,7 @@ _LONGEST_STAY_S = 300.0
 
 
 class SwitchPolicy:
-    """Decides on the moves of one handler. It belongs to one thread."""
+    """Decides on the moves of one handler. The policy belongs to one thread."""
 
     def __init__(self) -> None:
         self._agreed = 0

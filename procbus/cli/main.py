@@ -177,7 +177,7 @@ def _positive(text: str) -> int:
 
 
 class _Terminated(SystemExit):
-    """SIGTERM came. It is a SystemExit, so that every `with` block is left properly."""
+    """SIGTERM came. This error is a SystemExit, so that every `with` block is left properly."""
 
 
 @contextmanager

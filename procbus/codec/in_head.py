@@ -51,7 +51,7 @@ InHead = tuple[int, tuple[Any, ...], int]
 
 
 class Shapes:
-    """The shapes of one batch. It belongs to the companion.
+    """The shapes of one batch. The shapes belong to the companion.
 
     Args:
         encode: encodes a class.

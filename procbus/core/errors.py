@@ -267,8 +267,8 @@ class BatchFailed(ProcbusError):
 class Cancelled(ProcbusError, CancelledError):
     """A delivery was cancelled. `result()` raises this error, and `current().check()` in a handler.
 
-    Code that catches the `CancelledError` of `concurrent.futures` catches this error too. It is not
-    asyncio's `CancelledError`, which would end the task that waits for the result.
+    Code that catches the `CancelledError` of `concurrent.futures` catches this error too. This
+    error is not asyncio's `CancelledError`, which would end the task that waits for the result.
 
     Example:
         ```python

@@ -72,7 +72,7 @@ class Histogram:
     def shorter_than(self, octaves: Iterable[int]) -> tuple[int, ...]:
         """The number of durations shorter than 2 to the power of each octave, in seconds.
 
-        It is exact, because every octave begins with a bucket.
+        The number is exact, because every octave begins with a bucket.
         """
         buckets = self._buckets.copy().items()
         firsts = [int(_PER_OCTAVE * octave + _OFFSET) for octave in octaves]

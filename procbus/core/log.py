@@ -17,8 +17,8 @@ from typing import Any
 class _HarmlessLog(logging.LoggerAdapter[logging.Logger]):
     """A logger of procbus. An exception from the user's filters or log handlers goes to stderr.
 
-    Thread-safe. It cannot be disabled; a level silences it. Use it where code must get to its end:
-    while a delivery is settled, in the threads of a lane.
+    Thread-safe. The log cannot be disabled; a level silences it. Use it where code must get to its
+    end: while a delivery is settled, in the threads of a lane.
     """
 
     def log(self, level: int, msg: object, *args: object, **kwargs: Any) -> None:

@@ -109,7 +109,7 @@ def topics_in(topic: object) -> tuple[Topic, ...]:
 
 
 def same_topic(one: Topic, other: Topic) -> bool:
-    """Whether two topics are the same. It calls no comparison of the user's classes."""
+    """Whether two topics are the same. No comparison of the user's classes is called."""
     if isinstance(one, str):
         return isinstance(other, str) and str.__eq__(one, other)
     return one is other

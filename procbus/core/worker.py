@@ -84,7 +84,7 @@ class CurrentWorker:
         return self._shelf is not None
 
     def close(self) -> None:
-        """Close its resources, in reverse order. Idempotent. It logs a resource that takes long."""
+        """Close its resources, in reverse order. Idempotent. Logs a resource that takes long."""
         shelf = self._shelf
         if shelf is None or shelf.is_empty:
             return

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """The event bus that scripts start from: a dictionary of handlers and a pool of four threads.
 
-It serves as a comparison: plain, complete for its purpose, and without a handicap.
+This bus serves as a comparison: plain, complete for its purpose, and without a handicap.
 """
 
 from __future__ import annotations

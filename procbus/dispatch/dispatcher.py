@@ -320,7 +320,7 @@ class Dispatcher:
     def publish_delayed(
         self, event: Any, topic: str | None, when: When, given_id: str | None = None
     ) -> Receipt:
-        """Publish one event whose handlers run later. It is routed, and in the journal, now.
+        """Publish one event whose handlers run later. The event is routed, and in the journal, now.
 
         Args:
             event: the event.

@@ -38,8 +38,8 @@ _Kind = tuple[str, str, str]
 class FailureLog:
     """Logs the deliveries of one bus that failed for good. Thread-safe.
 
-    The lock `_lock` guards the fields. It is held for microseconds; no user code runs and no other
-    lock is taken meanwhile.
+    The lock `_lock` guards the fields. The lock is held for microseconds; no user code runs and no
+    other lock is taken meanwhile.
 
     Args:
         clock: replaces `time.monotonic`.

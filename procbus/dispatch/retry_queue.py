@@ -31,7 +31,7 @@ class Due(NamedTuple):
 
 
 class _Entry:
-    """A place of a delivery in a heap. It is empty once the delivery was withdrawn."""
+    """A place of a delivery in a heap. The place is empty once the delivery was withdrawn."""
 
     __slots__ = ("delivery",)
 
@@ -170,7 +170,7 @@ class RetryQueue:
     def wait(self, timeout: float) -> list[Delivery]:
         """Wait until a delivery is due, at most `timeout` seconds; return the due ones for `send`.
 
-        They come in the order of their times.
+        The due ones come in the order of their times.
         """
         look_again_at = self.now() + timeout
         while True:

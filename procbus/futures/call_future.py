@@ -157,8 +157,8 @@ class CallFuture(Future[T]):
     def add_done_callback(self, fn: Callable[[Future[T]], object]) -> None:
         """Have `fn` called with this future when the call is done; at once if it is done already.
 
-        `fn` runs in the thread that settles the call: keep it short. It may submit more calls;
-        submitting there never waits.
+        `fn` runs in the thread that settles the call: keep it short. The function may submit more
+        calls; submitting there never waits.
         """
         delivery = self.delivery or self.ending
         super().add_done_callback(fn if delivery is None else _Callback(fn, delivery))

@@ -22,7 +22,7 @@ class SharedArrays:
 
     A large array is copied into an anonymous file in memory with the first call that has it. The
     file ends with the array, with the `joblib.Parallel`, or with this process, however that ends.
-    It has no name that others could open.
+    The file has no name that others could open.
 
     Args:
         least: size from which arrays are shared, in bytes; None for none.

@@ -129,7 +129,7 @@ _ROUNDS = 3
 class _Seat(list[Any]):
     """The seat of one run, see `running`, which is also its slot on the loop.
 
-    It belongs to the loop's thread.
+    The seat belongs to the loop's thread.
     """
 
     __slots__ = ("delivery", "waits")
@@ -142,8 +142,8 @@ class _Seat(list[Any]):
 class LoopLane:
     """The event loop of one bus. Thread-safe, except for members of the loop's thread.
 
-    The lock of `queue` is the lane's lock. It guards the queue, the gates, `_pump_due`, `_loop` and
-    `_thread`. Only the loop's thread writes `_tasks`, `_lent` and `at_hand`.
+    The lock of `queue` is the lane's lock. This lock guards the queue, the gates, `_pump_due`,
+    `_loop` and `_thread`. Only the loop's thread writes `_tasks`, `_lent` and `at_hand`.
 
     Args:
         flow: settles deliveries, and makes the return value of `current()` in a handler.

@@ -111,7 +111,7 @@ class Lanes:
     Args:
         flow: settles deliveries, and makes the return value of `current()` in a handler.
         make_cpu_lane: makes the cpu lane; given True, it makes a lane of threads beside the cpu
-            lane, for a bus with ``cpu="auto"``. It may raise Tangled.
+            lane, for a bus with ``cpu="auto"``. The maker may raise Tangled.
         retries: deliveries that wait for their next attempt.
         supervisor: watches the workers, once it is started.
         stir: called now and then while runs are measured.

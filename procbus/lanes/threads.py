@@ -377,8 +377,8 @@ class IoThread(LaneThread):
 class IoLane:
     """The threads of one bus. Thread-safe.
 
-    The lock of `queue` is the lane's lock. It guards the queue, the gates, the lists of threads,
-    and the number of waiting ones.
+    The lock of `queue` is the lane's lock. This lock guards the queue, the gates, the lists of
+    threads, and the number of waiting ones.
 
     Args:
         threads: maximum number of threads; a thread is started when no other is free.

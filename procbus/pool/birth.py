@@ -157,7 +157,7 @@ PROGRAM = (
 
 
 class Newborn:
-    """A process that waits for its orders. It belongs to the thread that made it.
+    """A process that waits for its orders. The process belongs to the thread that made it.
 
     The process ends with that thread. For loky this object is the `Popen` of a process, in the
     terms of `multiprocessing`. loky's own class ignores the flags of the interpreter. It also needs
@@ -350,7 +350,7 @@ class Forked(Popen):
     """The process of a sibling, in the terms of `multiprocessing`.
 
     Args:
-        pid: its pid. It is a child of this process.
+        pid: its pid. That process is a child of this one.
         sentinel: a descriptor that can be read once it has ended.
     """
 

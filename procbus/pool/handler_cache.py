@@ -74,7 +74,7 @@ class Definitions:
 
 
 class KnownHandlers:
-    """The parent's knowledge of one worker's handlers. It belongs to the companion.
+    """The parent's knowledge of one worker's handlers. This knowledge belongs to the companion.
 
     Args:
         definitions: encoded handlers, by number: shared by all workers of a pool.

@@ -282,7 +282,7 @@ class Worker(Protocol):
 
 
 class Prepared(Protocol):
-    """A process that waits to become a worker. It ends with the thread that prepared it."""
+    """A process that waits to become a worker, and ends with the thread that prepared it."""
 
     def start(self, launched: Callable[[Worker], None], place: int = 0) -> Worker:
         """Make the process a worker, and wait until it is ready; see `Pool.start`. Call it once."""
@@ -308,7 +308,7 @@ class Pool(Protocol):
         """Large objects on their way to workers and back."""
 
     def size(self) -> int:
-        """Maximum useful number of workers. It may change if the pool is `elastic`."""
+        """Maximum useful number of workers. The number may change if the pool is `elastic`."""
 
     @property
     def left_behind(self) -> Sequence[LeftBehind]:

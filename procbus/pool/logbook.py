@@ -165,7 +165,7 @@ class Logbook:
         whole[_BATCH] = batch
 
     def begin(self, index: int, now: float) -> None:
-        """Note that the handler of this delivery begins. It is running until `finish`."""
+        """Note that the handler of this delivery begins. The delivery is running until `finish`."""
         self._real[_SINCE] = now
         self._whole[_AT] = index
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""A process that loky starts, watches and ends. It runs one long task, the worker's loop."""
+"""A process that loky starts, watches and ends: its one long task is the worker's loop."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def _take_over_exit_hook() -> None:
 
 
 class LokyProcess:
-    """The process of one worker. It belongs to the companion, except for `kill`.
+    """The process of one worker. The process belongs to the companion, except for `kill`.
 
     Args:
         newborn: the process, if it is started already; with None loky starts one.

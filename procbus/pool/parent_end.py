@@ -54,7 +54,7 @@ LOOKED_AT = 9
 
 
 class Costs:
-    """Passes measurements on to the meters. It belongs to the companion of one worker."""
+    """Passes measurements on to the meters. The costs belong to the companion of one worker."""
 
     def __init__(self) -> None:
         #: Subscriptions by number of the handler.
@@ -136,7 +136,7 @@ def _leave_whole(_: Any) -> None:
 
 
 class ParentEnd:
-    """The parent's knowledge of one worker's codec and batches. It belongs to the companion.
+    """The parent's knowledge of one worker's codec and batches, for the companion alone.
 
     Args:
         definitions: encoded handlers, by number: shared by all workers of a pool.

@@ -34,7 +34,7 @@ class Display(Protocol):
         """Show the last figures of a bar that is at its end."""
 
     def close(self) -> None:
-        """End the display: no bar is left. It may be used again."""
+        """End the display: no bar is left. The board may be used again."""
 
 
 class Board:

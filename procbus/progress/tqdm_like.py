@@ -13,7 +13,7 @@ UPDATE_EVERY_S = 0.1
 
 
 class MadeBar(Protocol):
-    """A bar as `tqdm` makes it. It may have `set_postfix` and a `total` that can be set, too."""
+    """A bar as `tqdm` makes it, perhaps with `set_postfix` and a `total` that can be set."""
 
     def update(self, n: int, /) -> object:
         """Note that `n` more events, calls or deliveries are done."""

@@ -24,7 +24,7 @@ from procbus.core.subscription import Lane, Subscription
 
 
 class LaneSwitch:
-    """A handler that may move on one bus. It has a subscription for each lane, one of them in use.
+    """A handler that may move on one bus, with a subscription for each lane, one of them in use.
 
     Thread-safe. For a handler with a key or a limit it also acts as the lane of both subscriptions.
 

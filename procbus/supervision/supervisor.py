@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: MIT
 """The supervisor: one thread that watches the workers of a bus, and the clock.
 
-It enforces limits of time and memory. It reports workers that make no progress, holds the cpu lane
-back while memory is short, and queues deliveries whose time has come: for their next attempt, or
-after a delay. It never waits for a worker, except while it kills one. It kills several workers one
-after the other.
+The supervisor enforces limits of time and memory. It reports workers that make no progress, holds
+the cpu lane back while memory is short, and queues deliveries whose time has come: for their next
+attempt, or after a delay. It never waits for a worker, except while it kills one. It kills several
+workers one after the other.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: MIT
 """Children that user code forks in a thread of procbus, and that return into procbus.
 
-Such a child is a copy of the thread that forked. It would go on with that thread's work, on queues
-and pipes that belong to its parent. So each thread of procbus that runs user code checks afterwards
-whether it is such a copy. If so, it ends the child. A child that ends by itself never gets to the
-check.
+Such a child is a copy of the thread that forked. The child would go on with that thread's work, on
+queues and pipes that belong to its parent. So each thread of procbus that runs user code checks
+afterwards whether it is such a copy. If so, it ends the child. A child that ends by itself never
+gets to the check.
 """
 
 from __future__ import annotations

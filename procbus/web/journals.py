@@ -26,7 +26,7 @@ _NAME = 200
 
 
 class JournalView:
-    """One journal. It is read for a request, if something may be new. Thread-safe.
+    """One journal. The journal is read for a request, if something may be new. Thread-safe.
 
     A visit takes the lock of a journal that no bus has, for some milliseconds. A bus that starts in
     that moment would be refused. So such a journal is read again only after its files have changed.

@@ -20,7 +20,7 @@ class GroupSync:
     """Makes records in the intake survive a loss of power. Thread-safe.
 
     One of the waiting threads flushes for all threads that wait by then. The other threads wait for
-    this flush. The lock `_lock` guards all fields. It is not held during a flush.
+    this flush. The lock `_lock` guards all fields. The lock is not held during a flush.
 
     Threads that a flush released return a moment later, with their next event. If the next flush
     began at once, it would serve only the first of these threads, and the others would wait for a

@@ -37,8 +37,8 @@ _crc32 = zlib.crc32
 class Intake:
     """The intake of one journal. Thread-safe.
 
-    The lock `lock` guards the choice of the half, and the offset in it. It is held while a record
-    is copied, and never while waiting.
+    The lock `lock` guards the choice of the half, and the offset in it. The lock is held while a
+    record is copied, and never while waiting.
 
     Args:
         fd: descriptor of the file, open for reading and writing; the caller closes it.

@@ -72,7 +72,7 @@ from procbus.system import forked_children
 
 
 class Ends:
-    """Lays out ends of deliveries, with their times. It belongs to the worker's main thread.
+    """Lays out ends of deliveries, with their times. Only the worker's main thread uses it.
 
     `Worker` itself lays out small results whose encoding cannot fail, without a call of this class.
 

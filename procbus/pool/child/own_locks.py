@@ -13,7 +13,7 @@ from typing import Any
 
 
 class OwnLock(Lock):
-    """A lock that arrives in a worker as a new, free lock. It has no name to be removed."""
+    """A lock that arrives in a worker as a new, free lock. The lock has no name to be removed."""
 
     def __init__(self) -> None:
         super().__init__(ctx=multiprocessing.get_context("fork"))

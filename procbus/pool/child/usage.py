@@ -49,7 +49,7 @@ def _children_s() -> float:
 
 
 class Tally:
-    """The sums of one worker. It belongs to the worker's main thread.
+    """The sums of one worker. The sums belong to the worker's main thread.
 
     Args:
         least_s: maximum duration of a run of deliveries that is not measured, in seconds.

@@ -74,7 +74,7 @@ def _functions_of(thing: object) -> Iterator[types.FunctionType]:
 
 
 class UserCode:
-    """The user's code that one worker has. It belongs to the worker's main thread.
+    """The user's code that one worker has. The code belongs to the worker's main thread.
 
     Args:
         encoder: names the classes that travel by value, once they are known.

@@ -2,7 +2,7 @@
 """Everything that procbus uses of Dask: a client, connections to its workers, and plugins.
 
 Only Dask's own servers listen, with the security that the user has set up. procbus teaches a Dask
-worker one more message. It also teaches the nanny one more message, which reads one file.
+worker one more message, and the nanny another one, which reads one file.
 """
 
 from __future__ import annotations

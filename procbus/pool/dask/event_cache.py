@@ -24,7 +24,7 @@ MOST_BYTES = 256 << 20
 
 
 class RemoteEvents:
-    """The events beside one worker process. It belongs to the companion.
+    """The events beside one worker process. The events belong to the companion.
 
     Args:
         most: maximum of the events together, in bytes.

@@ -80,7 +80,7 @@ class DaskPool:
 
     @staticmethod
     def local(workers: int = 2) -> DaskPool:
-        """Make a Dask cluster on this machine, to try Dask. It starts and ends with a cpu lane.
+        """Make a Dask cluster on this machine, for trials: one that lives as long as a cpu lane.
 
         Args:
             workers: number of Dask workers, with one thread each.

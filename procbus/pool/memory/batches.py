@@ -37,7 +37,7 @@ PartSize = tuple[int, bool]
 
 
 class EventParts:
-    """An event with buffers that pickle has left out. They are copied into the slot, and out of it.
+    """An event with buffers that pickle has left out, and that are copied into and out of a slot.
 
     Args:
         pickled: the event without its buffers.
@@ -70,7 +70,7 @@ def load_parts(sizes: Sequence[PartSize], data: memoryview) -> Any:
 
 
 class BatchWriter:
-    """The parent's side. It belongs to the companion.
+    """The parent's side. The writer belongs to the companion.
 
     Args:
         memory: memory of large events. Its limit holds for the slots too: see `slot_bytes`.
@@ -160,7 +160,7 @@ def slot_bytes(memory: EventMemory, workers: int) -> int:
 
 
 class BatchReader:
-    """The worker's side. It belongs to the worker's main thread.
+    """The worker's side. The reader belongs to the worker's main thread.
 
     Args:
         room: shared with the parent.

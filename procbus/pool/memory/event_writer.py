@@ -36,7 +36,7 @@ _PLAIN = {kind: int(form) for kind, form in PLAIN.items()}
 
 
 class EventWriter:
-    """Encodes the events of one worker's batches. It belongs to the companion.
+    """Encodes the events of one worker's batches. The writer belongs to the companion.
 
     Args:
         worker: number of the worker, unique in this process.

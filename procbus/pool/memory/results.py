@@ -37,7 +37,7 @@ Freed = tuple[int, list[tuple[int, int]]]
 
 
 class ResultWriter:
-    """The worker's end. It belongs to the worker's main thread.
+    """The worker's end. The writer belongs to the worker's main thread.
 
     Args:
         room: the file shared with the parent.
@@ -121,7 +121,7 @@ os.register_at_fork(before=_note_fork)
 
 
 class ResultReader:
-    """The parent's end. It belongs to the companion, except for the dropping of results.
+    """The parent's end. The reader belongs to the companion, except for the dropping of results.
 
     Args:
         memory: the memory of events. The results of all workers together may take as many bytes of

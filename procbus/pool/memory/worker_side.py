@@ -29,7 +29,7 @@ OWN_RESULT = 128 << 10
 
 
 class BlockReader:
-    """The blocks that one worker has mapped. It belongs to the worker's main thread.
+    """The blocks that one worker has mapped. The reader belongs to the worker's main thread.
 
     Args:
         room: the file shared with the parent.
@@ -127,7 +127,7 @@ class BlockReader:
 
 
 class WorkerMemory:
-    """The memory that one worker shares with its parent. It belongs to its main thread.
+    """The memory that one worker shares with its parent; for the worker's main thread alone.
 
     Args:
         events: memory that the parent writes.
