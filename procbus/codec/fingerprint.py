@@ -69,6 +69,16 @@ def changes(before: Imprint, obj: Any, name: str) -> Sequence[str]:
     return [name + step for step in steps] or [name]
 
 
+#: Maximum of changed parts that a message lists.
+_FEW = 5
+
+
+def listed(found: Sequence[str]) -> str:
+    """List changed parts for a message: the first few, and the number of the others."""
+    more = f" and {len(found) - _FEW} more" if len(found) > _FEW else ""
+    return ", ".join(found[:_FEW]) + more
+
+
 def _parts_of(obj: Any) -> Iterator[tuple[str, Any]]:
     """The parts that an expression can name: no keys, no members of sets."""
     steps = (each for each in parts_of(obj) if not each[0].startswith(","))

@@ -17,7 +17,7 @@ from dis import get_instructions
 from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from procbus.codec.fingerprint import Imprint, changes, look_at
+from procbus.codec.fingerprint import Imprint, changes, listed, look_at
 from procbus.core.log import log
 from procbus.core.log_origin import told_once
 from procbus.core.resources import Resource
@@ -89,7 +89,7 @@ class WatchedCall:
         ours = changes(event_before, given, "event")
         if found:
             self._tell(
-                f"{self.name} changed {_listed(found)}. A worker process has copies of your "
+                f"{self.name} changed {listed(found)}. A worker process has copies of your "
                 "variables, so neither the script nor another worker sees the change. Return the "
                 "value, keep an object for the life of a worker in a @resource, or subscribe the "
                 'handler with kind="io"',
@@ -97,7 +97,7 @@ class WatchedCall:
             )
         if ours:
             self._tell(
-                f"{self.name} changed its event ({_listed(ours)}). A worker process has a copy of "
+                f"{self.name} changed its event ({listed(ours)}). A worker process has a copy of "
                 "the event, so neither the publisher nor another handler sees the change. Return "
                 'the value, publish it, or subscribe the handler with kind="io"',
                 "event",
@@ -106,15 +106,6 @@ class WatchedCall:
     def _tell(self, text: str, about: str) -> None:
         self._told = True
         log.warning("PROCBUS_DEBUG: %s", text, extra=told_once(f"{self._token} {about}"))
-
-
-#: Maximum of changes that a message lists.
-_FEW = 5
-
-
-def _listed(found: Sequence[str]) -> str:
-    more = f" and {len(found) - _FEW} more" if len(found) > _FEW else ""
-    return ", ".join(found[:_FEW]) + more
 
 
 class _Place(NamedTuple):

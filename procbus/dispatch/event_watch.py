@@ -8,7 +8,7 @@ import sys
 from dataclasses import dataclass
 from types import FrameType
 
-from procbus.codec.fingerprint import Imprint, changes, look_at
+from procbus.codec.fingerprint import Imprint, changes, listed, look_at
 from procbus.core.context import running_context
 from procbus.core.frames import is_ours
 from procbus.core.locks import Lock
@@ -82,7 +82,7 @@ class EventWatch:
             what,
             handler.name,
             published.place,
-            ", ".join(found[:_FEW]),
+            listed(found),
             with_copy,
         )
 
@@ -99,10 +99,6 @@ class EventWatch:
     def open_events(self) -> int:
         """The number of events that have open deliveries."""
         return len(self._open)
-
-
-#: Maximum of changed parts that a message names.
-_FEW = 5
 
 
 def _place_of_publish() -> str:

@@ -281,8 +281,8 @@ class Journal:
     def note(self, data: bytes) -> None:
         """Write outcomes of deliveries.
 
-        An outcome that cannot be written is dropped, and the delivery runs again at the next start.
-        The writer has logged the reason.
+        The intake keeps some room for outcomes. An outcome that finds none is dropped, and the
+        delivery runs again at the next start. The writer has logged the reason.
         """
         if not data:
             return
@@ -290,7 +290,7 @@ class Journal:
             if len(data) > self._intake.most:
                 self._writer.write_large(data)
             else:
-                self._intake.append(data)
+                self._intake.append(data, ends=True)
 
     # Reading.
 

@@ -35,6 +35,7 @@ from procbus.core.context import (
 from procbus.core.delivery import Delivery, asked_of, cancelled
 from procbus.core.flow import Children, Flow
 from procbus.core.handler import Handler
+from procbus.core.no_receipt import explain_missing_receipt
 from procbus.core.outcome import Outcome, OutcomeKind
 from procbus.core.progress import Progress
 from procbus.core.receipt import Receipt
@@ -460,7 +461,7 @@ class InlineLane:
                 outcome, progress = self._attempt_in_worker(delivery, published)
             else:
                 seat = self._seat_of(delivery, receipt, published)
-                outcome = self._attempt(delivery, receipt, seat)
+                outcome = self._attempt(delivery, receipt, seat, published)
                 progress = reported_here(delivery)
         finally:
             ran_s = self._clock.end()
@@ -478,7 +479,9 @@ class InlineLane:
             make = self._collecting(published)
         return [make, delivery, receipt]
 
-    def _attempt(self, delivery: Delivery, receipt: Receipt, seat: list[Any]) -> Outcome:
+    def _attempt(
+        self, delivery: Delivery, receipt: Receipt, seat: list[Any], published: Children
+    ) -> Outcome:
         """Run a handler directly, without pickling."""
         handler = delivery.subscription.handler
         function = self._awaiting(handler.call) if handler.is_async else handler.call
@@ -490,6 +493,8 @@ class InlineLane:
             if _is_for_the_caller(error):
                 self._flow.settle([(delivery, cancelled(delivery, monotonic() - started_at))])
                 raise
+            if published:
+                explain_missing_receipt(error)
             return failure(error, delivery, started_at, os.getpid())
         else:
             pid, ended_at = os.getpid(), monotonic()

@@ -38,6 +38,7 @@ from procbus.core.errors import ProcbusError
 from procbus.core.frames import begin_at_the_user
 from procbus.core.locks import LOOK_UP_S
 from procbus.core.log import pool_log as log
+from procbus.core.no_receipt import explain_missing_receipt
 from procbus.core.outcome import Outcome, OutcomeKind
 from procbus.core.own_thread import OwnThread
 from procbus.core.progress import Progress
@@ -546,6 +547,8 @@ class ThreadWorker:
                 value = context.run(run_seated, seat, function, receipt.event)
         except BaseException as raised:  # noqa: BLE001 - any exception of a handler is its outcome
             error = raised
+            if published:
+                explain_missing_receipt(error)
         ended_at = monotonic()
         if THREADS_INHERIT:
             seat.clear()

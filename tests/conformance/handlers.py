@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import decimal
 import fcntl
 import gc
@@ -82,6 +83,22 @@ def publish_two(event: str) -> str:
 def publish_then_fail(event: object) -> None:
     current().publish("found.word", event)
     raise ValueError("after publishing")
+
+
+def ask_for_a_receipt(how: str) -> object:
+    made: Any = current().publish("found.word", how)
+    if how != "await":
+        return getattr(made, how)
+
+    async def wait() -> object:
+        return await made
+
+    return asyncio.run(wait())
+
+
+def ask_none_for_something_else(event: object) -> object:
+    made: Any = current().publish("found.word", event)
+    return made.strip()
 
 
 def publish_to_a_pattern(event: object) -> None:

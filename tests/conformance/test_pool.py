@@ -222,6 +222,25 @@ def test_events_published_by_a_handler_that_fails_are_dropped_and_counted(worker
     assert published is None
 
 
+@pytest.mark.parametrize("how", ["result", "wait", "done", "await"])
+def test_a_handler_that_wants_a_receipt_is_told_when_its_event_leaves(
+    worker: Worker, how: str
+) -> None:
+    [(outcome, _)] = run(worker, deliveries(handlers.ask_for_a_receipt, how))
+
+    assert outcome.kind is KINDS.RAISED
+    [note] = outcome.error.__notes__
+    assert "the event leaves the worker only if the handler succeeds" in note
+    assert 'kind="io"' in note
+
+
+def test_another_error_about_none_is_left_as_it_is(worker: Worker) -> None:
+    [(outcome, _)] = run(worker, deliveries(handlers.ask_none_for_something_else, "word"))
+
+    assert isinstance(outcome.error, AttributeError)
+    assert not hasattr(outcome.error, "__notes__")
+
+
 def test_a_malformed_topic_is_the_handlers_error(worker: Worker) -> None:
     [(outcome, _)] = run(worker, deliveries(handlers.publish_to_a_pattern, "word"))
 

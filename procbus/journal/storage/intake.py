@@ -27,6 +27,9 @@ from procbus.journal.storage.frames import FRAME, START, TAIL, UPTO_AT, Half, He
 
 #: Size of each half, in bytes.
 HALF = 8 << 20
+#: Part of a half that is kept for the ends of deliveries, for the time when the database cannot be
+#: written; because a delivery whose end finds no room runs again at the next start.
+KEPT_FOR_ENDS = 8
 #: Size of the head of each frame, in bytes.
 _BEFORE = FRAME.size
 
@@ -56,6 +59,7 @@ class Intake:
     ) -> None:
         self._fd = fd
         self._half = half
+        self._kept_for_ends = half // KEPT_FOR_ENDS
         #: Maximum size of a record here, in bytes.
         self.most = half // 4
         _allocate(fd, 2 * half)
@@ -90,7 +94,8 @@ class Intake:
         #: half.
         self._moving: int | None = None
         self._moving_upto = 0
-        #: The half in use for writing, the offset of its next frame, and its end.
+        #: The half in use for writing, the offset of its next frame, and the end of its room for
+        #: all records.
         self._active = 0
         self._first = 0
         self._at = 0
@@ -109,11 +114,15 @@ class Intake:
         """Whether both halves are nearly full: `append` may have to wait soon."""
         return self._moving is not None and self.written > self._half // 4 * 3
 
-    def append(self, records: bytes) -> int:
+    def append(self, records: bytes, *, ends: bool = False) -> int:
         """Write records that belong together, as one frame; wait while both halves are full.
 
         If the thread interrupted procbus itself and cannot write now, another thread writes the
         records a moment later, before any further record.
+
+        Args:
+            records: the records.
+            ends: whether they are ends of deliveries. These have some room left while `broken`.
 
         Returns:
             The generation of the half that they are in.
@@ -139,7 +148,7 @@ class Intake:
             if end > self._end:
                 if self._begun > self.frames_written:  # it interrupted itself inside a frame
                     return self._leave(records)
-                at = self._locked_wait_for_room(size)
+                at = self._locked_wait_for_room(size, ends)
                 body = at + _BEFORE
                 end = body + size
             # Set first: a signal handler that interrupts this, and publishes, then writes behind
@@ -188,9 +197,11 @@ class Intake:
         finally:
             self._left.extendleft(reversed(left))
 
-    def _locked_wait_for_room(self, size: int) -> int:
-        while self._at + _BEFORE + size > self._end:
+    def _locked_wait_for_room(self, size: int, ends: bool) -> int:
+        while (over := self._at + _BEFORE + size - self._end) > 0:
             if self.broken is not None:
+                if ends and over <= self._kept_for_ends and not self._closed:
+                    break
                 raise self.broken
             self._wake()
             self._room.wait(LOOK_UP_S)
@@ -278,7 +289,7 @@ class Intake:
         self._marker = head.marker
         self._seed = head.seed
         self._first = self._at = start + START
-        self._end = end
+        self._end = end - self._kept_for_ends
         restated = self.restate()
         if 0 < len(restated) <= self._half // 8:
             self._first = self._write(self._at, restated)

@@ -529,6 +529,10 @@ class Worker:
                 value = context.run(run_seated, seat, function, event)
         except BaseException as error:  # noqa: BLE001 - any exception of a handler is its outcome
             self._check_here(error)
+            if published:
+                from procbus.core.no_receipt import explain_missing_receipt  # few runs fail
+
+                explain_missing_receipt(error)
             return self._ends.failed(Ending.RAISED, error, started_at, len(published))
         finally:
             running.set(None)

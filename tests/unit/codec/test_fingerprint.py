@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from procbus.codec.fingerprint import MOST_PICKLED, changes, fingerprint, look_at
+from procbus.codec.fingerprint import MOST_PICKLED, changes, fingerprint, listed, look_at
 
 plain = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.binary(),
@@ -105,3 +105,10 @@ def test_an_object_that_is_too_large_or_raises_is_not_compared() -> None:
     large.append(b"y")
     assert look.whole is None
     assert not changes(look, large, "event")
+
+
+def test_a_list_of_many_changes_names_five_and_counts_the_others() -> None:
+    found = [f"event[{number}]" for number in range(7)]
+
+    assert listed(found[:2]) == "event[0], event[1]"
+    assert listed(found) == "event[0], event[1], event[2], event[3], event[4] and 2 more"

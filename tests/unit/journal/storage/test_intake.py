@@ -173,6 +173,38 @@ def test_writers_that_wait_get_the_error_when_nothing_can_be_moved(fd: int):
     made.close()
 
 
+def test_ends_have_room_left_when_nothing_can_be_moved_and_events_have_none(fd: int):
+    made = intake(fd)
+    frame = b"x" * 100
+    made.fail(JournalError("the disk is full"))
+    with pytest.raises(JournalError, match="the disk is full"):
+        for _ in range(HALF):
+            made.append(frame)
+    ends = 0
+    with pytest.raises(JournalError, match="the disk is full"):
+        while True:
+            made.append(b"end %d" % ends, ends=True)
+            ends += 1
+    assert ends > 10
+    assert whole(fd)[0][1][-ends:] == [b"end %d" % each for each in range(ends)]
+
+    made.fail(None)
+    assert made.swap() == 0
+    assert len(made.read(0).frames) == len(whole(fd)[0][1])
+    made.release(1)
+    made.append(b"works again")
+    assert whole(fd)[-1] == (2, [b"works again"])
+    made.close()
+
+
+def test_ends_get_no_room_in_a_closed_intake(fd: int):
+    made = intake(fd)
+    made.fail(JournalError("the journal is closed"))
+    made.close()
+    with pytest.raises(JournalError, match="the journal is closed"):
+        made.append(b"end", ends=True)
+
+
 def test_records_of_many_threads_are_all_written(fd: int):
     made = Intake(fd, 1, lambda: None, 1 << 20)
     threads = [
