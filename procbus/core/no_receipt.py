@@ -12,8 +12,8 @@ from contextlib import suppress
 _OF_A_RECEIPT = ("wait", "result", "results", "done", "deliveries", "cancel")
 
 _NOTE = (
-    "current().publish() returns None in a handler of kind cpu: the event leaves the worker only if "
-    "the handler succeeds, so the handler cannot wait for it. Have a handler of that event do the "
+    "current().publish() returns None in a cpu handler: the event leaves the worker only if the "
+    "handler succeeds, so the handler cannot wait for it. Have a handler of that event do the "
     'rest, or subscribe this one with kind="io", where current().publish() returns a receipt'
 )
 

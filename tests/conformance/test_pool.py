@@ -229,6 +229,7 @@ def test_a_handler_that_wants_a_receipt_is_told_when_its_event_leaves(
     [(outcome, _)] = run(worker, deliveries(handlers.ask_for_a_receipt, how))
 
     assert outcome.kind is KINDS.RAISED
+    assert outcome.error is not None
     [note] = outcome.error.__notes__
     assert "the event leaves the worker only if the handler succeeds" in note
     assert 'kind="io"' in note
