@@ -127,6 +127,17 @@ def module_of(function: Callable[..., Any]) -> str | None:
     return module if isinstance(module, str) else None
 
 
+def _is_bound_dispatcher(function: Any) -> bool:
+    """Whether it is a `singledispatchmethod` of an object, or is bound to a class.
+
+    Its signature would be the signature of the method, with the parameter that is already bound.
+    """
+    if inspect.getattr_static(function, "__wrapped__", None) is None:
+        return False
+    register = getattr(function, "register", None)
+    return isinstance(getattr(register, "__self__", None), functools.singledispatchmethod)
+
+
 def signature_of(function: Callable[..., Any]) -> inspect.Signature | None:
     """Return the signature of a callable; None if it has none, like some builtins."""
     call = type(function).__call__
@@ -134,7 +145,7 @@ def signature_of(function: Callable[..., Any]) -> inspect.Signature | None:
     if isinstance(call, types.FunctionType) and not any(each is not None for each in tellers):
         function = types.MethodType(call, function)  # `==` would ask the object itself
     try:
-        return inspect.signature(function)
+        return inspect.signature(function, follow_wrapped=not _is_bound_dispatcher(function))
     except (Exception, SystemExit, GeneratorExit):  # noqa: BLE001 - it asks the user's objects
         return None
 

@@ -27,6 +27,7 @@ from procbus.core.locks import (
     holding,
     later,
 )
+from procbus.system import exit_hooks
 
 if TYPE_CHECKING:
     from procbus.core.receipt import Receipt
@@ -228,7 +229,7 @@ class Admission:
         """
         with self._lock:
             if self._refusing:
-                raise BusClosed(_CLOSED)
+                raise _closed()
             if not count or self._granted - self._allowed - self._gone < self.max_pending:
                 self._allowed -= count
                 return None
@@ -409,7 +410,7 @@ class Admission:
                 self._locked_stand_in_line(count, again)
                 again = True
         if self._refusing:
-            raise BusClosed(_CLOSED)
+            raise _closed()
 
     def _must_not_wait(self) -> bool:
         """Whether this thread makes the room itself, or was interrupted while it held it or a lock.
@@ -478,7 +479,7 @@ class Admission:
         pending = self._granted - self._allowed - self._gone
         if self._refusing and not pending:
             # A thread or task that a handler left behind publishes: no handler is running any more.
-            raise BusClosed(_CLOSED)
+            raise _closed()
         full = pending >= self.max_pending
         if full and (self._on_full == "raise" or pending >= AVALANCHE * self.max_pending):
             raise QueueFull(self._full_nested())
@@ -537,3 +538,11 @@ def _nothing() -> None:
 
 
 _CLOSED = "the bus is closed and takes no more events: publish before close(), or make a new bus"
+_ENDED = (
+    "the bus takes no more events because the script has ended: publish before that, and not in a "
+    "hook of atexit or in a thread that outlives the script"
+)
+
+
+def _closed() -> BusClosed:
+    return BusClosed(_ENDED if exit_hooks.ending else _CLOSED)

@@ -29,6 +29,7 @@ from procbus.lanes.recycling import RecyclingPolicy
 from procbus.lanes.slot import Slot
 from procbus.pool import outcomes
 from procbus.pool.interface import NO_WORDS, Pool, Prepared, SetUpFailed, WorkerGone
+from procbus.system.start_faults import remedy_for
 
 if TYPE_CHECKING:
     from procbus.system.memory import OomWatch
@@ -398,9 +399,10 @@ class CpuLane:
             if self._slots:
                 return
         how = f"{outcomes.describe_exit(gone.exit_code)}; see its output on stderr"
+        remedy = remedy_for(gone.__cause__)
         error = WorkerDied(
             f"no worker process can be started ({gone.__cause__ or how}): the events waiting for a "
-            "cpu handler fail with this error",
+            f"cpu handler fail with this error{f'. {remedy}' if remedy else ''}",
             pid=gone.pid,
             exit_code=gone.exit_code,
         )

@@ -209,3 +209,26 @@ def test_an_executor_takes_no_call_once_the_script_has_ended(
         """
     )
     assert ended.check().startswith("cannot schedule new futures after shutdown")
+
+
+def test_bus_closed_by_the_end_of_the_script_says_so_to_later_publishers(run: Run) -> None:
+    ended = run(
+        """
+        import atexit, textwrap
+        from procbus import BusClosed, EventBus
+
+        bus = EventBus(handlers=[])
+        bus.subscribe("n", print)
+
+        @atexit.register
+        def late():
+            try:
+                bus.publish("n", "late")
+            except BusClosed as error:
+                print("the script has ended" in str(error))
+
+        bus.publish("n", "in time").result(20)
+        """
+    )
+
+    assert (ended.out, ended.err, ended.code) == ("in time\nTrue\n", "", 0)

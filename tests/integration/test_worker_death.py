@@ -309,3 +309,26 @@ def test_no_file_descriptors_left_is_an_error_and_no_hang(run: Run) -> None:
     )
     assert ended.code == 0, ended.err
     assert ended.out == "True 3\n"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the number of open files differs elsewhere")
+def test_script_without_free_descriptors_is_told_the_limit_to_raise(run: Run) -> None:
+    ended = run(
+        """
+        import logging, os, resource
+        from procbus import EventBus, WorkerDied
+
+        logging.getLogger("procbus").setLevel(logging.CRITICAL + 1)
+        with EventBus(handlers=[], cpu_workers=1) as bus:
+            bus.subscribe("n", abs, kind="cpu")
+            resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 2, 4096))
+            try:
+                bus.publish("n", -1).result(55)
+            except WorkerDied as error:
+                print("ulimit -n" in str(error))
+            resource.setrlimit(resource.RLIMIT_NOFILE, (1024, 4096))
+            print(bus.publish("n", -1).result(55))
+        """
+    )
+
+    assert (ended.out, ended.code) == ("True\n1\n", 0), ended.err

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, NewType, Optional, TypeVar, Union
 import pytest
 
 from procbus.core.errors import SubscriptionError
-from procbus.core.introspection import module_of, name_of, topics_of
+from procbus.core.introspection import module_of, name_of, signature_of, topics_of
 
 if typing.TYPE_CHECKING:
     from decimal import Decimal
@@ -202,3 +202,24 @@ def test_module_is_the_one_of_the_written_function():
     assert module_of(functools.partial(takes_made)) == __name__
     assert module_of(Store()) == __name__
     assert module_of([].append) is None
+
+
+class _Dispatching:
+    @functools.singledispatchmethod
+    def of_object(self, event: object) -> str:
+        return "object"
+
+    @functools.singledispatchmethod
+    @classmethod
+    def of_class(cls, event: object) -> str:
+        return "object"
+
+
+@pytest.mark.parametrize("function", [_Dispatching().of_object, _Dispatching.of_class])
+def test_signature_of_a_singledispatchmethod_takes_one_event(function):
+    signature = signature_of(function)
+
+    assert signature is not None
+    signature.bind("event")
+    assert "self" not in signature.parameters
+    assert "cls" not in signature.parameters
