@@ -273,7 +273,6 @@ class Assembly:
             self.settlement.listeners.add(EventWatch())
         if self.journal is not None and self.journal.jobs.open:
             self.job_book().restore()
-        self._schedules: dict[str, Schedules] = {}
         self.lifecycle = Lifecycle(
             self.admission,
             self.dispatcher,
@@ -479,14 +478,15 @@ class Assembly:
             BusClosed: the bus was closed.
         """
         self.lifecycle.check_open()
-        if self.lifecycle.schedules is None:
+        found = self.lifecycle.schedules
+        if found is None:
             from procbus.jobs.schedule import Schedules  # only now: few scripts need it
 
             made = Schedules(self.dispatcher, self.retries, turned=self.lanes.turned)
-            self.lifecycle.schedules = self._schedules.setdefault("all", made)
+            found = self.lifecycle.keep_schedules(made)
             if self.lanes.turned:
-                self.lanes.ticks(self.lifecycle.schedules)
-        return self.lifecycle.schedules
+                self.lanes.ticks(found)
+        return found
 
     def for_calls(self) -> Parts:
         """The parts that executors and maps use."""

@@ -29,7 +29,7 @@ from procbus.system import sigterm
 from procbus.system.uncounted import leave_uncounted
 
 if TYPE_CHECKING:
-    from datetime import datetime
+    from datetime import datetime, tzinfo
     from os import PathLike
 
     from procbus.advice.advice import AdviceList
@@ -585,15 +585,34 @@ class EventBus:
         return await aio.publish(parts.dispatcher, event, topic, id, may_wait)
 
     @overload
-    def every(self, times: Duration, event: object, *, name: str | None = None) -> Schedule: ...
+    def every(
+        self,
+        times: Duration,
+        event: object,
+        *,
+        name: str | None = None,
+        tz: str | tzinfo | None = None,
+    ) -> Schedule: ...
 
     @overload
     def every(
-        self, times: Duration, event: str, payload: object, *, name: str | None = None
+        self,
+        times: Duration,
+        event: str,
+        payload: object,
+        *,
+        name: str | None = None,
+        tz: str | tzinfo | None = None,
     ) -> Schedule: ...
 
     def every(
-        self, times: Duration, event: Any, payload: Any = NOTHING, *, name: str | None = None
+        self,
+        times: Duration,
+        event: Any,
+        payload: Any = NOTHING,
+        *,
+        name: str | None = None,
+        tz: str | tzinfo | None = None,
     ) -> Schedule:
         """Publish an event again and again: `every(times, event)`, or with a topic and a payload.
 
@@ -614,18 +633,20 @@ class EventBus:
 
         Args:
             times: the interval, given as the `delay` of `publish` is; the first tick comes after
-                one interval. Or a line of cron in local time, such as "0 9 * * mon-fri" or "@daily"
-                (needs cronsim: `pip install 'procbus[cron]'`).
+                one interval. Or a line of cron, such as "0 9 * * mon-fri" or "@daily" (needs
+                cronsim: `pip install 'procbus[cron]'`).
             event: the event, or the topic of the payload. Each tick publishes the same object.
             payload: the event, when a topic is given.
             name: the name under which the journal knows the schedule; None for a name made of its
                 topic and its times. No two schedules of a bus may have the same name.
+            tz: the time zone of a cron line: a name such as "Europe/Berlin", or a `tzinfo`. None
+                for local time.
 
         Returns:
             The schedule. Its `cancel()` ends it.
 
         Raises:
-            OptionError: the times make no sense, or the bus has a schedule of this name.
+            OptionError: the times or the zone make no sense, or the bus has this name already.
             BusClosed: the bus was closed.
             TopicError: the topic is malformed.
         """
@@ -639,7 +660,7 @@ class EventBus:
         from procbus.jobs.schedule import check_name
 
         check_name(name)
-        ticks = parse_ticks(times)
+        ticks = parse_ticks(times, tz)
         return self._parts.schedules().add(ticks, *_event_and_topic(event, payload), name)
 
     def cancel(

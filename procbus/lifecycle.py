@@ -80,13 +80,22 @@ class Lifecycle:
         self.closing = False
         #: Lets the user look at the bus; set once, when the bus is made.
         self.live: LiveServer | None = None
-        #: The schedules of the bus, once there are any.
-        self.schedules: Schedules | None = None
+        #: The schedules of the bus under one key: so threads that make them agree, without a lock.
+        self._schedules: dict[str, Schedules] = {}
         self._pid = os.getpid()
         self.on_sigterm = on_sigterm
         self.grace_s = grace_s
         if on_sigterm is not None:
             sigterm.install(self)
+
+    @property
+    def schedules(self) -> Schedules | None:
+        """The schedules of the bus, once there are any."""
+        return self._schedules.get("all")
+
+    def keep_schedules(self, made: Schedules) -> Schedules:
+        """Keep the schedules of the bus; return the ones that it has, perhaps another thread's."""
+        return self._schedules.setdefault("all", made)
 
     def check_open(self) -> None:
         """Raise BusClosed if the bus was closed, or belongs to another process."""
@@ -123,8 +132,8 @@ class Lifecycle:
             if not cancel and sigterm.finish_by(self) == inf:
                 self._resume()
             self._admission.refuse()
-            if self.schedules is not None:
-                self.schedules.stop()
+            if (schedules := self.schedules) is not None:
+                schedules.stop()
             self._lanes.expect_close(cancel=cancel)
             self.closing = True
             try:
@@ -230,9 +239,9 @@ class Lifecycle:
 
     def _finish(self) -> None:
         self._stop_advice()
-        if self.schedules is not None:
-            self.schedules.stop()
-            self.schedules.join()
+        if (schedules := self.schedules) is not None:
+            schedules.stop()
+            schedules.join()
         self._lanes.close()
         self._last_advice()
         if self.live is not None:

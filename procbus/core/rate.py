@@ -7,15 +7,9 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from procbus.core.validation import did_you_mean, shown
+from procbus.core.validation import TIME_UNITS, did_you_mean, shown
 
-_UNITS_S = {
-    **dict.fromkeys(("s", "sec", "second", "seconds"), 1.0),
-    **dict.fromkeys(("min", "minute", "minutes"), 60.0),
-    **dict.fromkeys(("h", "hour", "hours"), 3600.0),
-    **dict.fromkeys(("d", "day", "days"), 86_400.0),
-}
-_WRITTEN = re.compile(r"\s*(\d+)\s*/\s*(\d+(?:\.\d+)?)?\s*([a-z]+)\s*", re.IGNORECASE)
+_WRITTEN = re.compile(r"\s*(\d+)\s*/\s*(\d+(?:\.\d+)?)?\s*([a-z]+?)s?\s*", re.IGNORECASE)
 #: Maximum of runs in a period; because the start of each of them is kept.
 _MOST = 1_000_000
 #: Minimum period, in seconds; because threads and timers are no more precise.
@@ -71,10 +65,10 @@ def parse_rate(name: str, value: Any) -> Rate | None:
             f'"20/10 s", not {shown(value)}'
         )
     count, periods, unit = int(found[1]), float(found[2] or 1), found[3].lower()
-    if unit not in _UNITS_S:
-        hint = did_you_mean(unit, list(_UNITS_S)) or "; the units are s, min, h and d"
+    if unit not in TIME_UNITS:
+        hint = did_you_mean(unit, list(TIME_UNITS)) or "; the units are s, min, h, d and w"
         raise ValueError(f"{name}={shown(value)} has an unknown unit {unit!r}{hint}")
-    period_s = periods * _UNITS_S[unit]
+    period_s = periods * TIME_UNITS[unit]
     if not (1 <= count <= _MOST and _SHORTEST_S <= period_s <= _LONGEST_S):
         raise ValueError(
             f"{name}={shown(value)} must allow 1 to {_MOST:,} events in a period of 10 ms to one "

@@ -78,19 +78,22 @@ class Interval:
 
 
 class CronLine:
-    """The ticks of a line of cron, in local time."""
+    """The ticks of a line of cron, in local time or in a time zone."""
 
     by_wall = True
 
-    def __init__(self, line: str, make: Callable[[str, datetime], Any]) -> None:
-        self.written = line
+    def __init__(
+        self, line: str, make: Callable[[str, datetime], Any], zone: tzinfo | None
+    ) -> None:
+        self.written = line if zone is None else f"{line} {zone}"
+        self._line = line
         self._make = make
-        self._zone = _local_zone()
+        self._zone = _local_zone() if zone is None else zone
 
     def next_of(self, last: float) -> float:
         """See `Ticks`."""
         since = datetime.fromtimestamp(last, self._zone)
-        times = (float(each.timestamp()) for each in self._make(self.written, since))
+        times = (float(each.timestamp()) for each in self._make(self._line, since))
         return next(at for at in times if at > last)
 
     def after(self, last: float, now: float) -> float:
@@ -102,14 +105,23 @@ class CronLine:
         return max(last, now)
 
 
-def parse_ticks(spec: object) -> Ticks:
+def parse_ticks(spec: object, tz: object = None) -> Ticks:
     """Read the times of a schedule as the user wrote them.
+
+    Args:
+        spec: the interval or the cron line.
+        tz: the time zone of a cron line, or its name; None for local time.
 
     Raises:
         OptionError: they make no sense; the message says how to mend it.
     """
     if isinstance(spec, str) and (len(spec.split()) in _FIELDS or spec.strip().startswith("@")):
-        return _cron_line(spec)
+        return _cron_line(spec, _zone(tz))
+    if tz is not None:
+        raise OptionError(
+            f"tz={shown(tz)} is for a line of cron, and an interval such as {shown(spec)} has no "
+            "time zone: leave tz out"
+        )
     try:
         seconds = parse_duration(spec)
     except ValueError:
@@ -136,7 +148,28 @@ def _hint(spec: object) -> str:
     return did_you_mean(unit, [*_UNITS, "s", "hour", "minute", "second"]) if unit else ""
 
 
-def _cron_line(spec: str) -> CronLine:
+def _zone(tz: object) -> tzinfo | None:
+    """The time zone that the user gave, perhaps by its name."""
+    if tz is None or isinstance(tz, tzinfo):
+        return tz
+    if not isinstance(tz, str):
+        raise OptionError(
+            f'tz must be the name of a time zone, such as "Europe/Berlin", or a datetime.tzinfo, '
+            f"not {shown(tz)}"
+        )
+    from zoneinfo import ZoneInfo, available_timezones  # only now: few scripts need it
+
+    try:
+        return ZoneInfo(tz)
+    except (KeyError, OSError, ValueError):  # no such zone; a folder of zones; no such path
+        known = available_timezones()
+        lacking = "; this machine has no time zones: pip install tzdata"
+        hint = did_you_mean(tz, sorted(known)) if known else lacking
+        how = "" if hint else '; write a name such as "Europe/Berlin" or "UTC"'
+        raise OptionError(f"tz={shown(tz)} is no known time zone{hint}{how}") from None
+
+
+def _cron_line(spec: str, zone: tzinfo | None) -> CronLine:
     line = " ".join(spec.split())
     if line.startswith("@"):
         if line.lower() not in _NICKNAMES:
@@ -158,7 +191,7 @@ def _cron_line(spec: str) -> CronLine:
             f"every({spec!r}, ...) is no cron line: {reason}. The fields are minute, hour, day, "
             'month and day of the week, such as "0 9 * * mon-fri" or "*/15 * * * *"'
         ) from None
-    return CronLine(line, CronSim)
+    return CronLine(line, CronSim, zone)
 
 
 def _in_words(seconds: float) -> str:

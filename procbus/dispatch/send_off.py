@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from contextvars import copy_context
 
-from procbus.core.delivery import Delivery, LastAttempt
+from procbus.core.delivery import Delivery, LastAttempt, asked_of, cancelled
 from procbus.core.errors import ProcbusError
 from procbus.core.locks import Tangled, later
 from procbus.core.outcome import Outcome, OutcomeKind
@@ -52,6 +52,9 @@ class SendOff:
 
     def _tell_and_put(self, delivery: Delivery) -> None:
         self._listeners.tell_accepted(delivery)
+        if asked_of(delivery) is not None:  # a listener cancelled it: its job is cancelled
+            self.settle_unqueued([(delivery, cancelled(delivery))])
+            return
         try:
             delivery.subscription.put(delivery)
         except Tangled:  # not raised, so that listeners are told once

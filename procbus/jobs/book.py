@@ -26,7 +26,7 @@ from procbus.core.receipt import Receipt
 from procbus.core.waiting import refuse_endless
 from procbus.dispatch.cancellation import Cancellation
 from procbus.dispatch.dispatcher import Dispatcher
-from procbus.jobs.state import JobDone, JobState
+from procbus.jobs.state import CANCELLED, JobDone, JobState
 from procbus.jobs.tree import Leaf, Node
 
 if TYPE_CHECKING:
@@ -39,7 +39,6 @@ SHOWN = 1_000
 inside: ContextVar[tuple[JobState, ...]] = ContextVar("procbus_jobs", default=())
 
 # Reasons for cancelling a delivery, as words of an error message.
-CANCELLED = "its job {} was cancelled"
 FAILED = "its job {} had more than {} failed deliveries"
 LEFT = "the block of its job {} was left by an exception"
 
@@ -185,6 +184,14 @@ class JobBook:
             raise
         job.left = False
         self._numbered[job.number] = job
+        if job.cancelled_for_good:
+            records.cancel(job.number)  # anew, for a call before the block
+            log.warning(
+                "the job %r was cancelled with the id %r, and stays cancelled: so is all that this "
+                "block publishes. To begin anew, give the job another id, with bus.job(..., id=)",
+                job.name,
+                job.id,
+            )
         return job
 
     # The blocks.
@@ -247,6 +254,16 @@ class JobBook:
             job.cut_short = cut_short
             job.in_block = False
         self._finish((job,))
+
+    def cancel_for_good(self, job: JobState) -> int:
+        """Cancel a job, with a journal in later runs too; return how many deliveries were open."""
+        with self._lock:
+            if job.over:
+                return 0
+            job.cancel_for_good()
+        if self._records is not None and job.number:
+            self._records.cancel(job.number)
+        return self.cancel(job, CANCELLED.format(job.name), waiting_only=False, for_good=True)
 
     def cancel(self, job: JobState, why: str, *, waiting_only: bool, for_good: bool) -> int:
         """Cancel the open deliveries of a job, and all that it publishes from now on.

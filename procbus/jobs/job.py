@@ -226,7 +226,8 @@ class Job:
 
         The iterator ends once all events of the job so far are settled. A delivery that failed or
         was cancelled has no result. A result is kept until you take it. The job keeps at most
-        `keep_results` results of each handler.
+        `keep_results` results of each handler. With a journal you get the results of this run; for
+        a result of an earlier run, ask the receipt of its event: see docs/journal.md.
 
         Example:
             ```python
@@ -276,7 +277,8 @@ class Job:
     def cancel(self) -> int:
         """Cancel the open deliveries of the job, and all deliveries that it gets from now on.
 
-        See `Delivery.cancel`. The call returns at once.
+        See `Delivery.cancel`. The call returns at once. With a journal the job stays cancelled in
+        later runs, too. To begin anew, give it another id.
 
         Example:
             ```python
@@ -292,8 +294,7 @@ class Job:
         Returns:
             The number of deliveries that were open.
         """
-        why = books.CANCELLED.format(self.name)
-        return self._book.cancel(self._state, why, waiting_only=False, for_good=True)
+        return self._book.cancel_for_good(self._state)
 
     @property
     def name(self) -> str:
@@ -340,7 +341,8 @@ class Job:
     def tree(self) -> str:
         """Draw the job: its events, their deliveries, and the events that these published in turn.
 
-        The tree shows the first 1,000 events, and says how many more there are.
+        The tree shows the first 1,000 events, and says how many more there are. With a journal it
+        shows the events of this run.
 
         Example:
             ```python

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from procbus.core.cancelling import CancelRequest
@@ -13,6 +14,10 @@ from procbus.jobs.waiting import Waiters
 
 if TYPE_CHECKING:
     from procbus.journal.job_records import JobRow
+
+
+#: The reason for cancelling the deliveries of a cancelled job, as words of an error message.
+CANCELLED = "its job {} was cancelled"
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +93,10 @@ class JobState:
         self.earlier = self.failed_earlier = 0
         self.too_many = False
         self.error: BaseException | None = None
+        #: The request that cancels each delivery of the job; whether a call made it, so that a
+        #: journal remembers it.
         self.cancelled_by: CancelRequest | None = None
+        self.cancelled_for_good = False
         self.results: dict[str, deque[Any]] = {}
         self.dropped: set[str] = set()
         self.nodes: dict[int, Node] = {}
@@ -105,18 +113,37 @@ class JobState:
         self.earlier = self.total
         self.left = bool(recorded.left_block)
         self.told = recorded.done_at is not None
+        if recorded.cancelled_at is not None:
+            self.cancel_for_good()
+
+    def cancel_for_good(self) -> None:
+        """Cancel each delivery that the job gets from now on."""
+        self.cancelled_for_good = True
+        if self.cancelled_by is None:
+            why = CANCELLED.format(self.name)
+            self.cancelled_by = CancelRequest(monotonic(), why, for_good=True)
 
     def row(self) -> JobRow:
         """The job as the journal has it."""
         from procbus.journal.job_records import row_of  # only with a journal
 
         ends = self.succeeded, self.failed, self.cancelled, self.kept
-        return row_of(self.number, self.id, self.name, self.left, self.told, ends)
+        return row_of(
+            self.number,
+            self.id,
+            self.name,
+            ends,
+            left=self.left,
+            done=self.told,
+            cancelled=self.cancelled_for_good,
+        )
 
     def take_options_of(self, other: JobState) -> None:
         """Take over the options of a new block."""
         self.name = other.name
         self.max_failed, self.keep_results = other.max_failed, other.keep_results
+        if other.cancelled_for_good:
+            self.cancel_for_good()
 
     @property
     def total(self) -> int:

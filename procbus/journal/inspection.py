@@ -322,6 +322,8 @@ class Visit:
 def _state_of(job: JobRow) -> str:
     if job.done_at is not None:
         return "done"
+    if job.cancelled_at is not None:
+        return "cancelled"
     return "block left" if job.left_block else "block open"
 
 

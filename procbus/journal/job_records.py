@@ -16,7 +16,14 @@ from procbus.journal.storage.records import JobStep, pack_job
 
 
 def row_of(
-    number: int, id: str, name: str, left: bool, done: bool, ends: tuple[int, int, int, int]
+    number: int,
+    id: str,
+    name: str,
+    ends: tuple[int, int, int, int],
+    *,
+    left: bool,
+    done: bool,
+    cancelled: bool,
 ) -> JobRow:
     """A job as the journal has it.
 
@@ -24,11 +31,14 @@ def row_of(
         number: number of the job.
         id: id of the job.
         name: name of the job.
+        ends: number of deliveries that succeeded, failed, were cancelled, and are open.
         left: whether its block is left.
         done: whether it is done.
-        ends: number of deliveries that succeeded, failed, were cancelled, and are open.
+        cancelled: whether a call cancelled it.
     """
-    return JobRow(number, id, name, "", left, time() if done else None, *ends)
+    now = time()
+    done_at, cancelled_at = now if done else None, now if cancelled else None
+    return JobRow(number, id, name, "", left, done_at, *ends, cancelled_at)
 
 
 class JobRecords:
@@ -94,6 +104,10 @@ class JobRecords:
     def done(self, number: int) -> None:
         """Write that a job is done."""
         self._note(pack_job(number, JobStep.DONE, time()))
+
+    def cancel(self, number: int) -> None:
+        """Write that a job is cancelled, in later runs too."""
+        self._note(pack_job(number, JobStep.CANCELLED, time()))
 
     def _note(self, record: bytes) -> None:
         if not self._journal.closed:

@@ -254,11 +254,13 @@ class Store:
             if step.step == JobStep.ENTERED:
                 inside = " ".join(map(str, step.above))
                 do(
-                    "INSERT INTO jobs VALUES (?, ?, ?, ?, 0, ?, NULL, 0, 0, 0) ON CONFLICT DO "
-                    "UPDATE SET inside = excluded.inside, left_block = 0, "
+                    "INSERT INTO jobs VALUES (?, ?, ?, ?, 0, ?, NULL, 0, 0, 0, NULL) "
+                    "ON CONFLICT DO UPDATE SET inside = excluded.inside, left_block = 0, "
                     "touched_at = excluded.touched_at",
                     (step.job, step.id, step.name, inside, step.at),
                 )
+            elif step.step == JobStep.CANCELLED:
+                do("UPDATE jobs SET cancelled_at = ? WHERE number = ?", (step.at, step.job))
             else:
                 do(
                     "UPDATE jobs SET left_block = 1, touched_at = ?, "

@@ -61,6 +61,8 @@ class JobRow(NamedTuple):
     cancelled: int
     #: Number of its deliveries that are not settled.
     open: int
+    #: When a call cancelled the job; None for never.
+    cancelled_at: float | None = None
 
 
 class Queries:
@@ -201,11 +203,14 @@ class Queries:
             which: a condition in SQL.
             about: its parameters.
         """
-        if not self._rows("SELECT 1 FROM sqlite_schema WHERE name = 'jobs'"):
+        columns = {name for (name,) in self._rows("SELECT name FROM pragma_table_info('jobs')")}
+        if not columns:
             return []
+        cancelled_at = "cancelled_at" if "cancelled_at" in columns else "NULL"
         rows = self._rows(
             "SELECT number, id, name, inside, left_block, done_at, succeeded, failed, cancelled, "  # noqa: S608 - no user's words
-            "ifnull(count, 0) FROM jobs LEFT JOIN (SELECT job, count(*) AS count FROM owned "
+            f"ifnull(count, 0), {cancelled_at} FROM jobs LEFT JOIN "
+            "(SELECT job, count(*) AS count FROM owned "
             f"GROUP BY job) ON job = number WHERE {which} ORDER BY number",
             about,
         )

@@ -181,11 +181,12 @@ class OwnedRecord(NamedTuple):
 
 
 class JobStep:
-    """Steps of a job: its block is entered; is left; the job is done."""
+    """Steps of a job: its block is entered; is left; the job is done; it is cancelled by a call."""
 
     ENTERED = 0
     LEFT = 1
     DONE = 2
+    CANCELLED = 3
 
 
 class JobRecord(NamedTuple):

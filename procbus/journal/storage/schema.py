@@ -5,7 +5,7 @@ from __future__ import annotations
 
 #: In the header of the SQLite file: the id of journals ("pbjl"), and the version of the tables.
 APPLICATION_ID = 0x70626A6C
-VERSION = 2
+VERSION = 3
 
 #: One SQL script for each version, which updates the tables from the version before. A delivery's
 #: number combines the numbers of its event and its handler: see `records`. An event stays in
@@ -103,5 +103,9 @@ MIGRATIONS = (
         spec TEXT NOT NULL,
         last_at REAL NOT NULL
     ) WITHOUT ROWID;
+    """,
+    """
+    -- NULL unless the job was cancelled by a call: later runs cancel its deliveries too.
+    ALTER TABLE jobs ADD COLUMN cancelled_at REAL;
     """,
 )

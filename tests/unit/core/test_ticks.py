@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta, timezone
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 from hypothesis import given
@@ -137,3 +138,72 @@ def test_missed_ticks_of_a_cron_line_are_left_out(monkeypatch: pytest.MonkeyPatc
     last = datetime(2026, 6, 1, 12, tzinfo=UTC).timestamp()
     now = last + 5.5 * 3_600
     assert ticks.after(last, now) == ticks.next_of(ticks.latest(last, now)) == last + 6 * 3_600
+
+
+def zoned(spec: str, zone: Any) -> CronLine:
+    ticks = parse_ticks(spec, zone)
+    assert isinstance(ticks, CronLine)
+    return ticks
+
+
+@pytest.mark.parametrize(
+    ("zone", "expected"),
+    [
+        (BERLIN, ["04 01:00", "05 01:00"]),
+        (ZoneInfo(BERLIN), ["04 01:00", "05 01:00"]),
+        ("UTC", ["04 03:00", "05 03:00"]),
+        (UTC, ["04 03:00", "05 03:00"]),
+        (timezone(timedelta(hours=-8)), ["04 11:00", "05 11:00"]),
+        ("Asia/Kolkata", ["03 21:30", "04 21:30"]),
+    ],
+)
+def test_cron_line_follows_the_zone_that_is_given(
+    zone: Any, expected: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TZ", "America/New_York")
+    since = datetime(2026, 7, 3, 12, tzinfo=UTC)
+    assert times(zoned("0 3 * * *", zone), since, 2) == expected
+
+
+def test_zone_tells_two_equal_lines_apart() -> None:
+    assert zoned("0 3 * * *", BERLIN).written == "0 3 * * * Europe/Berlin"
+    assert zoned("@daily", UTC).written == "0 0 * * * UTC"
+
+
+@pytest.mark.parametrize("zone", [BERLIN, "America/New_York", "Australia/Lord_Howe"])
+@pytest.mark.parametrize("minute", [0, 15, 30, 59])
+@pytest.mark.parametrize("hour", [0, 1, 2, 3])
+def test_line_of_a_fixed_time_runs_once_a_day_through_a_year(
+    zone: str, hour: int, minute: int
+) -> None:
+    ticks = zoned(f"{minute} {hour} * * *", zone)
+    rules, at = ZoneInfo(zone), datetime(2026, 1, 1, tzinfo=ZoneInfo(zone)).timestamp() - 1
+    for number in range(365):
+        at = ticks.next_of(at)
+        told = datetime.fromtimestamp(at, rules)
+        assert told.date() == date(2026, 1, 1) + timedelta(days=number)
+        late = timedelta(hours=told.hour, minutes=told.minute)
+        late -= timedelta(hours=hour, minutes=minute)
+        # Later only where the time is left out: then at the first moment that there is.
+        assert timedelta(0) <= late <= timedelta(hours=1)
+
+
+@pytest.mark.parametrize(
+    ("spec", "zone", "sentence"),
+    [
+        (
+            "5 min",
+            BERLIN,
+            "is for a line of cron, and an interval .* has no time zone",
+        ),
+        ("0 3 * * *", "Europe/Berln", "no known time zone; did you mean Europe/Berlin"),
+        ("0 3 * * *", "Europe", "is no known time zone"),
+        ("0 3 * * *", "../Berlin", "is no known time zone"),
+        ("0 3 * * *", "", "is no known time zone"),
+        ("0 3 * * *", 2, "must be the name of a time zone, such as .* not 2"),
+        ("0 3 * * *", datetime.now(UTC), "must be the name of a time zone"),
+    ],
+)
+def test_wrong_zone_is_refused_with_a_sentence(spec: str, zone: Any, sentence: str) -> None:
+    with pytest.raises(OptionError, match=sentence):
+        parse_ticks(spec, zone)

@@ -10,7 +10,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from procbus import EventBus, Job, JobDone, OptionError, ProcbusError, Receipt, Settled, current
+from procbus import (
+    Cancelled,
+    EventBus,
+    Job,
+    JobDone,
+    OptionError,
+    ProcbusError,
+    Receipt,
+    Settled,
+    current,
+)
 from procbus.core.listeners import Listeners
 from procbus.testing import InlineBus
 from tests.parts import BOUND_S
@@ -118,6 +128,28 @@ def test_cancelled_job_cancels_later_events_too() -> None:
             go_on.set()
     assert job.cancelled + job.succeeded == 3  # the running handler may win
     assert job.cancelled >= 1
+
+
+@pytest.mark.parametrize("kind", ["io", "async", "cpu"])
+def test_no_event_of_a_cancelled_job_runs(kind: str) -> None:
+    ran: list[int] = []
+
+    async def take_async(number: int) -> None:
+        ran.append(number)
+
+    handler: Any = {"io": ran.append, "async": take_async, "cpu": abs}[kind]
+    with EventBus([], io_workers=1, cpu_workers=1) as bus:
+        bus.subscribe("number", handler, kind="cpu" if kind == "cpu" else "io")
+        with bus.job("cancelled") as job:
+            job.cancel()
+            for number in range(20):
+                bus.publish("number", number)
+            bus.publish("number", 20, delay=0.01)
+            for receipt in bus.stream(range(10), topic="number"):
+                assert isinstance(receipt.deliveries[0].exception(), Cancelled)
+        assert (job.succeeded, job.cancelled, job.pending) == (0, 31, 0)
+        assert bus.drain(BOUND_S)
+    assert ran == []
 
 
 def test_results_beyond_the_limit_are_told() -> None:

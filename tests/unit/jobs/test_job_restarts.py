@@ -13,7 +13,17 @@ from typing import Any
 
 import pytest
 
-from procbus import EventBus, Job, JobDone, JobFailed, OptionError, ProcbusError, current
+from procbus import (
+    Cancelled,
+    EventBus,
+    Job,
+    JobDone,
+    JobFailed,
+    OptionError,
+    ProcbusError,
+    current,
+)
+from procbus.journal.inspection import Visit
 from tests.parts import BOUND_S
 
 
@@ -372,3 +382,85 @@ def test_logging_of_a_done_job_without_new_events_is_silent(
             with runs.bus() as bus, bus.job("sum"):
                 bus.publish("number", 1, id="1")
     assert caplog.text == ""
+
+
+# A cancelled job stays cancelled.
+
+
+@pytest.mark.parametrize("opened", [True, False])
+def test_cancelled_job_stays_cancelled_in_the_next_run(
+    runs: Runs, opened: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    bus = runs.bus()
+    with suppress(Left), bus:
+        bus.subscribe("wait", runs.shut.wait, name="wait")
+        with bus.job("sum") as job:
+            bus.publish("number", 1, id="1").wait(BOUND_S)
+            bus.publish("wait", BOUND_S, id="wait")
+            for each in (2, 3):
+                bus.publish("number", each, id=str(each))
+            # As if the script died between this note and the cancelling.
+            records = bus._parts.job_book()._records  # noqa: SLF001
+            assert records is not None
+            records.cancel(job._state.number)  # noqa: SLF001
+            runs.release_later()
+            raise Left
+    assert runs.rows("SELECT cancelled_at IS NULL FROM jobs") == [(0,)]
+    with runs.bus() as bus:
+        bus.subscribe("wait", runs.shut.wait, name="wait")
+        if opened:
+            with bus.job("sum") as job:
+                for each in (1, 2, 3, 4):
+                    bus.publish("number", each, id=str(each))
+            assert counts(job) == (2, 0, 3, 0)
+        bus.drain()
+    assert runs.seen == [1]
+    assert len(runs.done) == opened
+    assert ("was cancelled with the id 'sum', and stays cancelled" in caplog.text) == opened
+
+
+def test_job_cancelled_in_its_block_is_cancelled_for_the_next_block(runs: Runs) -> None:
+    with runs.bus() as bus, bus.job("sum") as job:
+        job.cancel()
+    for _ in range(2):
+        with runs.bus() as bus:
+            with bus.job("sum") as job:
+                receipt = bus.publish("number", 1)
+            with pytest.raises(Cancelled, match="its job sum was cancelled"):
+                receipt.result()
+            with bus.job("sum", id="anew") as job:
+                bus.publish("number", 2, id="2")
+            assert counts(job) == (1, 0, 0, 0)
+    assert runs.seen == [2]
+
+
+def test_job_cancelled_before_its_block_is_recorded_as_cancelled(runs: Runs) -> None:
+    with runs.bus() as bus:
+        job = bus.job("sum")
+        job.cancel()
+        with job:
+            bus.publish("number", 1)
+    assert runs.rows("SELECT cancelled, cancelled_at IS NULL FROM jobs") == [(1, 0)]
+    assert runs.seen == []
+
+
+def test_job_that_failed_too_often_goes_on_in_the_next_run(runs: Runs) -> None:
+    with runs.bus() as bus, pytest.raises(JobFailed), bus.job("sum", max_failed=0):
+        bus.publish("number", -1)
+    with runs.bus() as bus, bus.job("sum", max_failed=0):
+        bus.publish("number", 1)
+    assert runs.seen == [1]
+
+
+def test_journal_of_the_second_schema_is_taken_over(runs: Runs) -> None:
+    runs.cut_short([1, 2])
+    with closing(sqlite3.connect(runs.path)) as database:
+        database.executescript("ALTER TABLE jobs DROP COLUMN cancelled_at; PRAGMA user_version = 2")
+    with Visit(str(runs.path)) as visit:
+        assert [job["state"] for job in visit.jobs()] == ["block open"]
+    with runs.bus() as bus:
+        bus.subscribe("wait", runs.shut.wait, name="wait")
+        with bus.job("sum") as job:
+            assert not job.done
+        bus.drain()
+    assert sorted(runs.seen) == [1, 2]
