@@ -261,7 +261,7 @@ class Assembly:
         self.lanes = make.lanes(self)
         self.admission.when_full = self.lanes.flush
         self.supervisor.look_after(self.lanes, self.cancellation.look)
-        self.settlement.delays.keep_time = self.lanes.keep_time
+        self.settlement.delays.keep_time = self._keep_time
         self.chosen = ChosenDeliveries(
             self.cancellation, self.subscriptions, self.lanes.open_deliveries
         )
@@ -470,6 +470,17 @@ class Assembly:
             book = self._books.setdefault("jobs", JobBook(*about))
             book.record()
         return book
+
+    def _keep_time(self) -> bool:
+        """Have delayed deliveries sent once they are due: see `Lanes.keep_time`.
+
+        Raises:
+            BusClosed: the bus was closed.
+        """
+        if self.lanes.keep_time():
+            return True
+        self.lifecycle.check_open()
+        return False
 
     def schedules(self) -> Schedules:
         """The schedules of this bus, which are made once they are needed.

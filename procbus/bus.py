@@ -1014,6 +1014,7 @@ class EventBus:
 
         Raises:
             OptionError: an option makes no sense.
+            BusClosed: the bus was closed.
         """
         from procbus.jobs.job import Job  # only now: few scripts need it
 
@@ -1025,6 +1026,7 @@ class EventBus:
                 f"the id {id!r} of the job {name!r} is remembered by a journal, and this bus has "
                 "none: make it with EventBus(journal=...), or leave out id="
             )
+        self._parts.lifecycle.check_open()
         return Job(self._parts.job_book(), name, id, max_failed, keep_results, name_of)
 
     @overload
@@ -1052,8 +1054,9 @@ class EventBus:
         """Wait for the first event of a topic that is published from now on.
 
         The `result()` of the returned object waits for the event and returns it. You may also
-        `await` the object, or use it in a `with` block, which waits at its end. The event reaches
-        its handlers as ever. It is caught when it is published, before its handlers have run.
+        `await` the object, or use it in a `with` or `async with` block, which waits at its end. The
+        event reaches its handlers as ever. It is caught when it is published, before its handlers
+        have run.
 
         Example:
             ```python
@@ -1082,10 +1085,14 @@ class EventBus:
         Raises:
             OptionError: an option makes no sense.
             TopicError: the topic is malformed.
+            BusClosed: the bus was closed.
         """
         from procbus.jobs.expected import Expected  # only now: few scripts need it
 
-        return Expected(self._subscriptions.held, topics_in(topic), where, timeout)
+        lifecycle = self._parts.lifecycle
+        lifecycle.check_open()
+        topics = topics_in(topic)
+        return Expected(self._subscriptions.held, topics, where, timeout, lambda: lifecycle.closed)
 
     def executor(self, kind: Kind = "cpu", **options: Unpack[CallOptions]) -> BusExecutor:
         """Make a `concurrent.futures.Executor` that runs its calls on this bus.

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 from math import isnan
+from time import time
 from typing import Any, NamedTuple
 
 from procbus.core.errors import OptionError
@@ -57,9 +58,12 @@ def when_of(delay: Duration | None, at: datetime | None) -> When:
         )
         raise OptionError(f"at must be a datetime.datetime, not {shown(at)}{hint}")
     try:
-        return When(None, at.timestamp())
+        seconds = at.timestamp()
     except (OverflowError, ValueError, OSError) as error:
         raise OptionError(f"at={shown(at)} is no time that this machine knows: {error}") from error
+    if seconds - time() > LONGEST_DELAY_S:
+        raise OptionError(f"at must be at most 100 years from now, not {shown(at)}")
+    return When(None, seconds)
 
 
 def _seconds_of(delay: object) -> float:

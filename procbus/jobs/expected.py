@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
 
 from procbus.core.context import NOTHING
-from procbus.core.errors import ExpectTimeout, OptionError
+from procbus.core.errors import BusClosed, ExpectTimeout, OptionError
 from procbus.core.handler import Handler, make_handler
 from procbus.core.topic import Topic, shown_topics
 from procbus.core.validation import is_real, shown
@@ -72,6 +72,7 @@ class Expected(Generic[E]):
         topics: tuple[Topic, ...],
         where: Callable[[E], object] | None,
         timeout: float | None,
+        closed: Callable[[], bool],
     ) -> None:
         self._held = contextlib.ExitStack()
         if not topics:
@@ -83,6 +84,7 @@ class Expected(Generic[E]):
         self._topics = topics
         self._timeout = timeout
         self._catch = _Catch(where)
+        self._closed = closed
         name = f"expect-{next(_numbers)}"
         self._held.enter_context(hold(make_handler(_never, topics, name=name, where=self._catch)))
 
@@ -99,20 +101,29 @@ class Expected(Generic[E]):
 
         Raises:
             ExpectTimeout: the event did not come in time.
+            BusClosed: the bus was closed, and the event did not come.
             Exception: the function `where` raised this exception.
         """
         most = self._timeout if timeout is None else timeout
-        self._catch.waiters.wait(self._catch.caught, most, "await what expect() returns")
+        self._catch.waiters.wait(self._is_over, most, "await what expect() returns")
         return self._event(most)
 
     def __await__(self) -> Generator[Any, None, E]:
         """Wait for the event in an event loop."""
-        yield from self._catch.waiters.until(self._catch.caught, self._timeout).__await__()
+        yield from self._catch.waiters.until(self._is_over, self._timeout).__await__()
         return self._event(self._timeout)
+
+    def _is_over(self) -> bool:
+        return self._catch.caught() or self._closed()
 
     def _event(self, waited_s: float | None) -> E:
         catch = self._catch
         if not catch.caught():
+            if self._closed():
+                raise BusClosed(
+                    f"the bus was closed before an event of {shown_topics(self._topics)} that is "
+                    "wanted was published"
+                )
             raise ExpectTimeout(
                 f"no event of {shown_topics(self._topics)} that is wanted was published within "
                 f"{waited_s} s"
@@ -141,6 +152,23 @@ class Expected(Generic[E]):
         try:
             if error is None:
                 self.result()
+        finally:
+            self.stop()
+
+    async def __aenter__(self) -> Self:
+        """Expect the event from now on."""
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Wait for the event as a `with` block does, without blocking the event loop."""
+        try:
+            if error is None:
+                await self
         finally:
             self.stop()
 

@@ -44,6 +44,7 @@ class Course:
     __slots__ = (
         "due",
         "event",
+        "fails",
         "last",
         "name",
         "published",
@@ -69,6 +70,8 @@ class Course:
         self.receipt: Receipt | None = None
         #: Whether a tick was left out, and that was logged.
         self.told = False
+        #: Whether the last tick could not publish, and that was logged.
+        self.fails = False
 
 
 class Schedule:
@@ -307,13 +310,20 @@ class Schedules:
             if receipt is None or receipt.done:
                 course.receipt = Context().run(self._publish, course, record)
                 course.published += 1
+                course.fails = False
             else:
                 self._skip(course, record)
         except BusClosed:
             self.stop()
         except Exception as error:  # noqa: BLE001 - the other schedules must go on
             course.skipped += 1
-            log.error("the schedule %r could not publish: %s", course.name, error)
+            if not course.fails:
+                course.fails = True
+                log.error(
+                    "the schedule %r could not publish (logged once, until it can): %s",
+                    course.name,
+                    error,
+                )
         if course.due == inf and not self._stopped:
             self._forget(course)  # the schedule was cancelled before the tick was written
 

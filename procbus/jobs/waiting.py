@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from time import monotonic
 
 from procbus.core.locks import LOOK_UP_S, Bell, check_may_wait
@@ -76,7 +77,8 @@ class Waiters:
         try:
             async with asyncio.timeout(timeout):
                 while not ready():
-                    await woken.wait()
+                    with suppress(TimeoutError):
+                        await asyncio.wait_for(woken.wait(), LOOK_UP_S)
                     woken.clear()
         except TimeoutError:
             return ready()

@@ -185,7 +185,8 @@ class Lanes:
             made = Pacer(handler, lane, self._flow, wake=self._supervisor.wake)
         else:
             now, wake = self._only.now, self._only.catch_up
-            made = Pacer(handler, lane, self._flow, clock=now, wake=wake, at_once=True)
+            exact = self.turned
+            made = Pacer(handler, lane, self._flow, clock=now, wake=wake, at_once=True, exact=exact)
         with self._lock:
             kept = self._pacers.setdefault(handler.number, made)
         if self._only is not None and kept is made:

@@ -26,7 +26,6 @@ from procbus.core.flow import Flow
 from procbus.core.handler import Handler
 from procbus.core.locks import Lock, Tangled, later
 from procbus.core.progress import Progress
-from procbus.core.rate import Rate
 from procbus.core.subscription import Lane
 
 #: Margin by which a window is longer than the rate's period, as a share of the period, and its
@@ -46,8 +45,8 @@ class _Window:
 
     __slots__ = ("again", "began", "held", "look_at", "passed", "span_s")
 
-    def __init__(self, rate: Rate) -> None:
-        self.span_s = rate.period_s + min(_MARGIN * rate.period_s, _MOST_MARGIN_S)
+    def __init__(self, span_s: float) -> None:
+        self.span_s = span_s
         #: A heap of the times at which runs began.
         self.began: list[float] = []
         #: Deliveries that have passed and have not ended, each with the time when it passed.
@@ -89,6 +88,8 @@ class Pacer:
             planned look.
         at_once: whether the lane runs a delivery before its `put` returns. Then the run begins at
             the `put`; otherwise the worker notes the time.
+        exact: whether handlers look at the same clock at the same time, so that no margin is
+            needed: a test turns the clock.
     """
 
     def __init__(
@@ -100,9 +101,12 @@ class Pacer:
         clock: Callable[[], float] = monotonic,
         wake: Callable[[], object],
         at_once: bool = False,
+        exact: bool = False,
     ) -> None:
         assert handler.rate is not None
-        self._rate = handler.rate
+        self._rate = rate = handler.rate
+        margin_s = 0.0 if exact else min(_MARGIN * rate.period_s, _MOST_MARGIN_S)
+        self._span_s = rate.period_s + margin_s
         self._lane = lane
         self._flow = flow
         self._now = clock
@@ -312,7 +316,7 @@ class Pacer:
                 if not (window.began or window.passed or window.held):
                     del self._windows[key]
             self._tidy_at = max(_FEW_WINDOWS, 2 * len(self._windows))
-        return self._windows.setdefault(_key_of(delivery), _Window(self._rate))
+        return self._windows.setdefault(_key_of(delivery), _Window(self._span_s))
 
     def _locked_hold(self, delivery: Delivery, window: _Window, *, first: bool) -> None:
         subscription = delivery.subscription

@@ -43,6 +43,7 @@ def test_aware_datetime_is_the_same_moment_in_every_zone() -> None:
         ("soon", None, 'delay must be a number of seconds, a text such as "5 min"'),
         (NOON, None, "delay is how long from now: for a time write at="),
         (None, 30, "at must be a datetime.datetime, not 30; .* write delay="),
+        (None, datetime.max, "at must be at most 100 years from now"),
         (None, "12:00", "at must be a datetime.datetime, not '12:00'"),
     ],
 )

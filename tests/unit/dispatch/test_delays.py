@@ -159,6 +159,14 @@ def test_event_is_refused_once_no_thread_can_wait_for_its_time() -> None:
         assert bus.stats().pending == 0
 
 
+def test_closed_bus_says_so_to_a_delayed_event() -> None:
+    bus = EventBus([])
+    bus.subscribe("n", print)
+    bus.close()
+    with pytest.raises(BusClosed, match="the bus is closed"):
+        bus.publish("n", 1, delay=60)
+
+
 def test_publisher_that_waits_for_room_is_let_in_by_a_cancelled_delay() -> None:
     with EventBus([], max_pending=1, on_full="raise") as bus:
         bus.subscribe("n", abs)

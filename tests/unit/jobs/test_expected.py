@@ -9,7 +9,15 @@ from typing import Any
 
 import pytest
 
-from procbus import EventBus, ExpectTimeout, OptionError, ProcbusError, TopicError, current
+from procbus import (
+    BusClosed,
+    EventBus,
+    ExpectTimeout,
+    OptionError,
+    ProcbusError,
+    TopicError,
+    current,
+)
 from procbus.testing import InlineBus
 from tests.parts import BOUND_S
 
@@ -124,3 +132,48 @@ def test_journal_records_nothing_for_an_expectation(tmp_path: Path) -> None:
 def test_bad_arguments_are_refused(arguments: Any, error: type[Exception]) -> None:
     with pytest.raises(error):
         InlineBus([]).expect(*arguments)
+
+
+def test_wait_ends_when_the_bus_is_closed() -> None:
+    bus = EventBus([])
+    expected = bus.expect("never")
+    closing = threading.Timer(0.05, bus.close)
+    closing.start()
+    with pytest.raises(BusClosed, match="before an event of 'never' that is wanted was published"):
+        expected.result()
+    closing.join()
+    with pytest.raises(BusClosed, match="make a new one"):
+        bus.expect("never")
+
+
+def test_wait_in_a_loop_ends_when_the_bus_is_closed() -> None:
+    async def main() -> None:
+        bus = EventBus([])
+        closing = threading.Timer(0.05, bus.close)
+        closing.start()
+        with pytest.raises(BusClosed, match="before an event"):
+            await bus.expect("never")
+        closing.join()
+
+    asyncio.run(main())
+
+
+def test_async_block_waits_without_blocking_its_loop() -> None:
+    async def main() -> None:
+        async with EventBus([]) as bus:
+
+            async def later() -> None:
+                await bus.apublish("word", "hello")
+
+            async with bus.expect("word", timeout=BOUND_S) as expected:
+                task = asyncio.create_task(later())  # it runs only while the block waits
+            assert expected.result() == "hello"
+            await task
+            with pytest.raises(KeyError):
+                async with bus.expect("never"):
+                    raise KeyError
+            with pytest.raises(ExpectTimeout):
+                async with bus.expect("never", timeout=0.01):
+                    pass
+
+    asyncio.run(main())

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from procbus import (
+    BusClosed,
     Cancelled,
     EventBus,
     Job,
@@ -53,6 +54,37 @@ def test_job_has_one_block() -> None:
         pass
     with pytest.raises(ProcbusError, match="has had its block"), job:
         pass
+
+
+def test_closed_bus_has_no_jobs() -> None:
+    bus = EventBus([])
+    bus.close()
+    with pytest.raises(BusClosed):
+        bus.job("late")
+
+
+def test_inner_job_adds_the_deliveries_of_its_end_to_the_outer_job() -> None:
+    gone, go_on = threading.Event(), threading.Event()
+
+    def collect(done: JobDone) -> None:
+        if done.name == "inner":
+            gone.set()
+            go_on.wait(BOUND_S)
+
+    with EventBus([]) as bus:
+        bus.subscribe(JobDone, collect)
+        bus.subscribe("number", abs)
+        with bus.job("outer") as outer:
+            with bus.job("inner") as inner:
+                bus.publish("number", 1)
+            assert gone.wait(BOUND_S)
+            assert inner.done
+            assert not outer.wait(0.01)  # the handler of the inner JobDone still runs
+            assert (inner.succeeded, outer.succeeded, outer.pending) == (1, 1, 1)
+            go_on.set()
+        assert (inner.succeeded, outer.succeeded, outer.pending) == (1, 2, 0)
+        bus.drain()
+        assert outer.succeeded == 2  # its own JobDone does not count
 
 
 def test_empty_job_is_done_at_once() -> None:

@@ -184,7 +184,9 @@ def test_tick_publishes_nothing_while_the_event_before_goes_on(
     assert len(told) == 1
 
 
-def test_tick_that_cannot_publish_is_counted_and_the_next_one_tries_again() -> None:
+def test_tick_that_cannot_publish_is_counted_and_the_next_one_tries_again(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     def refuse(event: Any) -> bool:
         raise AssertionError(event)
 
@@ -195,6 +197,7 @@ def test_tick_that_cannot_publish_is_counted_and_the_next_one_tries_again() -> N
         schedule = bus.every(0.01, "beat", "free")
         eventually(lambda: schedule.skipped >= 2)
         assert schedule.published == 0
+        assert caplog.text.count("could not publish (logged once") == 1
         late.cancel()
         eventually(lambda: schedule.published)
 
