@@ -8,7 +8,7 @@ import os
 import sys
 
 #: Directory in which glibc keeps the named semaphores of processes.
-_SEMAPHORES = "/dev/shm"
+_SEMAPHORES = "/dev/shm"  # noqa: S108 - only looked at
 
 _REMEDIES = {
     errno.EMFILE: "Raise the limit of open files, with `ulimit -n 1024` for example, or use fewer "
