@@ -7,7 +7,8 @@ The function also turns the handler's answer into one result or error for each e
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Mapping, Sequence, Set, Sized
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set, Sized
+from contextlib import suppress
 from typing import Any
 
 from procbus.codec import exception_parts
@@ -37,17 +38,23 @@ class InPart:
     def __reduce__(self) -> Any:
         """Travel with the errors and their tracebacks, without the parts that cannot travel."""
         errors = [
-            (index, _travelling(error), text_of(error, traceback_of(error)))
-            for index, error in self.errors.items()
+            (index, _travelling(error), _stack_of(error)) for index, error in self.errors.items()
         ]
         return _arrived, (self.values, errors)
+
+
+def _stack_of(error: BaseException) -> str:
+    """The traceback of an error; "" for an error of procbus itself, which nothing has raised."""
+    made_here = type(error) is SerializationError and error.__traceback__ is None
+    return "" if made_here else text_of(error, traceback_of(error))
 
 
 def _arrived(
     values: Sequence[Any] | None, errors: Sequence[tuple[int, BaseException, str]]
 ) -> InPart:
     for _, error, text in errors:
-        set_cause(error, WorkerTraceback(text))
+        if text:
+            set_cause(error, WorkerTraceback(text))
     return InPart(values, {index: error for index, error, _ in errors})
 
 
@@ -83,7 +90,45 @@ def _arrives(obj: object) -> bool:
     return True
 
 
-class BatchCall:
+class CallForMany:
+    """A function that a worker calls once for several events, and that answers for each."""
+
+    #: Name of the handler.
+    name: str
+
+    def in_part(self, answer: Any, given: Any) -> InPart | None:
+        """Fail the events whose results cannot travel, so that the results of the others can.
+
+        Args:
+            answer: the answer of this function, which could not be encoded.
+            given: its argument.
+
+        Returns:
+            None if each result can travel alone.
+        """
+        raise NotImplementedError
+
+    def _faults(self, values: Sequence[Any]) -> Iterator[tuple[int, BaseException, str]]:
+        """Yield the index of each value that cannot travel, the error, and the path to it."""
+        from procbus.codec.encoder import encode_alone  # only now: it imports cloudpickle
+        from procbus.codec.fault_path import path_of_fault
+
+        for index, value in enumerate(values):
+            try:
+                encode_alone(value)
+            except BaseException as error:  # noqa: BLE001 - pickling runs the user's code
+                yield index, error, path_of_fault(value, "result")
+
+    def _unsent(self, event: str, error: BaseException, path: str) -> SerializationError:
+        return SerializationError(
+            f"the result of {self.name} for {event} cannot travel back from its worker"
+            f"{f' because of {path}' if path else ''}: {named(error)}. Return plain data, or use "
+            'kind="io"',
+            path,
+        )
+
+
+class BatchCall(CallForMany):
     """Calls a batch handler, and checks its answer.
 
     Args:
@@ -123,6 +168,23 @@ class BatchCall:
             return self._in_part(error, ids)
         return self._checked(answer, ids)
 
+    def in_part(self, answer: Any, given: Together) -> InPart | None:
+        """Fail the events whose results cannot travel, see `CallForMany.in_part`."""
+        ids, _ = given
+        errors: dict[int, BaseException] = {}
+        values = answer
+        if isinstance(answer, InPart):
+            errors.update(answer.errors)
+            values = answer.values
+        faults = [
+            (index, self._unsent(f"event #{ids[index]}", error, path))
+            for index, error, path in self._faults(values or ())
+        ]
+        if not faults:
+            return None
+        errors.update(faults)
+        return InPart(_without(values, errors), errors)
+
     def _checked(self, answer: Any, ids: Sequence[int]) -> list[Any] | None:
         """Return the results as a list.
 
@@ -134,13 +196,14 @@ class BatchCall:
         if (fault := unfinished(self.name, answer)) is not None:
             raise fault
         count = len(ids)
-        if isinstance(answer, _NO_RESULTS) or not isinstance(answer, Sized):
-            given = f"a {type(answer).__qualname__}"
-        elif len(answer) != count:
-            given = f"a {type(answer).__qualname__} of {len(answer)}"
-        else:
+        length = None
+        if isinstance(answer, Sized) and not isinstance(answer, _NO_RESULTS):
+            with suppress(TypeError):  # some arrays are a single number, and refuse
+                length = len(answer)
+        if length == count:
             results: Any = answer
             return results if type(results) is list else list(results)
+        given = f"a {type(answer).__qualname__}" + ("" if length is None else f" of {length}")
         raise ProcbusError(
             f"{self.name} was called with {shown_events(ids)} and returned {given}: a batch "
             f"handler returns None, or a list with one result for each of its events, here {count}"
@@ -167,4 +230,11 @@ class BatchCall:
                 ) from failed
             errors[index] = error
         values = None if failed.results is None else self._checked(failed.results, ids)
-        return InPart(values, errors)
+        return InPart(_without(values, errors), errors)
+
+
+def _without(values: Sequence[Any] | None, errors: Mapping[int, object]) -> list[Any] | None:
+    """Copy results, without the ones of events that failed: these need not be able to travel."""
+    if values is None:
+        return None
+    return [None if index in errors else value for index, value in enumerate(values)]

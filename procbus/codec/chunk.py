@@ -10,11 +10,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from procbus.codec.batch_call import InPart
+from procbus.codec.batch_call import CallForMany, InPart
 from procbus.core.unfinished import complete, unfinished
+from procbus.core.user_objects import short_repr
 
 
-class Chunk:
+class Chunk(CallForMany):
     """Calls a handler once for each event of a chunk.
 
     Args:
@@ -38,3 +39,11 @@ class Chunk:
         except BaseException as error:  # noqa: BLE001 - raised where the results are taken
             return InPart(values, {len(values): error})
         return values
+
+    def in_part(self, answer: Any, given: Sequence[Any]) -> InPart | None:
+        """Cut the results off before the first that cannot travel, see `CallForMany.in_part`."""
+        values = (answer.values or ()) if isinstance(answer, InPart) else answer
+        for index, error, path in self._faults(values):
+            fault = self._unsent(f"the event {short_repr(given[index])}", error, path)
+            return InPart(values[:index], {index: fault})
+        return None

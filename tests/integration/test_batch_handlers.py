@@ -403,6 +403,62 @@ def die_of_333(numbers: list[int]) -> list[int]:
     return numbers
 
 
+def locked_at_2(numbers: list[int]) -> list[Any]:
+    return [threading.Lock() if number == 2 else number for number in numbers]
+
+
+def locked_at_2_and_odd_ones_fail(numbers: list[int]) -> None:
+    errors = {i: ValueError(number) for i, number in enumerate(numbers) if number % 2}
+    raise BatchFailed(errors, [threading.Lock() if n in (1, 2) else n for n in numbers])
+
+
+def test_result_that_cannot_travel_fails_its_event_alone() -> None:
+    with EventBus([], cpu_workers=1) as bus:
+        bus.subscribe("number", locked_at_2, kind="cpu", batch=5)
+        receipts = list(bus.stream(range(5), topic="number", ordered=True, batch=5))
+    assert [each.has_failure for each in receipts] == [False, False, True, False, False]
+    assert [each.result() for each in receipts if not each.has_failure] == [0, 1, 3, 4]
+    with pytest.raises(SerializationError, match=r"the result of .* for event #3 cannot") as raised:
+        receipts[2].result()
+    assert raised.value.__cause__ is None
+
+
+def test_result_that_cannot_travel_and_failed_events_leave_the_others_alone() -> None:
+    with EventBus([], cpu_workers=1) as bus:
+        bus.subscribe("number", locked_at_2_and_odd_ones_fail, kind="cpu", batch=5)
+        receipts = list(bus.stream(range(5), topic="number", ordered=True, batch=5))
+        errors = [type(each.deliveries[0].exception()) for each in receipts]
+    assert errors == [type(None), ValueError, SerializationError, ValueError, type(None)]
+
+
+def test_events_that_a_call_publishes_go_out_though_one_result_cannot_travel() -> None:
+    seen: list[int] = []
+
+    def publish(numbers: list[int]) -> list[Any]:
+        current().publish("sum", sum(numbers))
+        return locked_at_2(numbers)
+
+    with EventBus([], cpu_workers=1) as bus:
+        bus.subscribe("number", publish, kind="cpu", batch=5)
+        bus.subscribe("sum", seen.append)
+        list(bus.stream(range(5), topic="number", batch=5))
+    assert seen == [10]
+
+
+@pytest.mark.parametrize("place", ["io", "cpu"])
+def test_array_that_is_a_single_number_fails_the_batch_and_says_so(place: Any) -> None:
+    numpy = pytest.importorskip("numpy")
+
+    def total(numbers: list[int]) -> Any:
+        return numpy.array(sum(numbers))
+
+    with EventBus([], cpu_workers=1) as bus:
+        bus.subscribe("number", total, kind=place, batch=3)
+        for receipt in bus.stream(range(3), topic="number", batch=3):
+            with pytest.raises(ProcbusError, match=r"returned a ndarray: a batch handler returns"):
+                receipt.result()
+
+
 def test_one_deadly_event_among_500_dies_alone() -> None:
     with EventBus([], cpu_workers=2) as bus:
         bus.subscribe("number", die_of_333, kind="cpu", batch=500, batch_wait=FOR_EVER_S)

@@ -154,6 +154,19 @@ def test_function_that_is_not_subscribed_is_refused() -> None:
             bus.call(increased, 1)
 
 
+def lock_at_777(number: int) -> Any:
+    return threading.Lock() if number == 777 else number
+
+
+def test_result_that_cannot_travel_is_raised_behind_all_results_before_it() -> None:
+    taken: list[int] = []
+    with EventBus([], cpu_workers=1) as bus:
+        bus.subscribe("number", lock_at_777, kind="cpu")
+        with pytest.raises(SerializationError, match=r"lock_at_777 for the event 777 cannot"):
+            taken.extend(bus.map(lock_at_777, range(2_000)))
+    assert taken == list(range(777))
+
+
 def test_topic_in_place_of_a_handler_is_told_what_takes_topics() -> None:
     with EventBus([]) as bus:
         bus.subscribe("number", increased)

@@ -91,8 +91,20 @@ class Ends:
         published: Sequence[tuple[str | None, Any]],
         started_at: float,
         ended_at: float,
+        function: object = None,
+        given: Any = None,
     ) -> tuple[bytes, float]:
-        """Lay out the result and the events of a handler; a failure if these cannot travel."""
+        """Lay out the result and the events of a handler; a failure if these cannot travel.
+
+        Args:
+            value: the result.
+            published: the events.
+            started_at: start of the delivery, in seconds of `time.monotonic()`.
+            ended_at: its end.
+            function: the function that returned the result; if it answers for several events, only
+                the ones whose results cannot travel fail.
+            given: the argument of that function.
+        """
         try:
             if value.__class__ in PLAIN and not published:
                 if ahead := self._memory.put_plain(value):
@@ -109,8 +121,13 @@ class Ends:
                     frame, buffers, partial(self._encoder.encode_whole, whole)
                 )
         except BaseException as error:  # noqa: BLE001 - pickling runs the user's code
-            from procbus.codec.fault_path import path_of_fault  # only now: it is rarely needed
+            from procbus.codec.batch_call import CallForMany  # only now: these are rarely needed
+            from procbus.codec.fault_path import path_of_fault
 
+            if isinstance(function, CallForMany):
+                in_part = function.in_part(value, given)
+                if in_part is not None:
+                    return self.succeeded(in_part, published, started_at, ended_at)
             path = path_of_fault(value, "result") or path_of_fault(
                 [event for _, event in published], "published"
             )
@@ -553,7 +570,7 @@ class Worker:
             wrong := unfinished(self._code.names[handler], value)
         ):
             return self._ends.failed(Ending.RAISED, wrong, started_at, len(published))
-        end = self._ends.succeeded(value, published, started_at, ended_at)
+        end = self._ends.succeeded(value, published, started_at, ended_at, function, event)
         if not index % TIMED:
             self._tally.unpacking_s += monotonic() - ended_at
         return end
