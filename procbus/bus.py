@@ -874,9 +874,11 @@ class EventBus:
     ) -> Iterator[Any]:
         """Call a handler of this bus with each event; yield the results in the order of the events.
 
-        Events are taken from `events` only as fast as you take results. Events of a short cpu
-        handler go to the workers in chunks of some milliseconds of work. If the handler fails for
-        an event, its exception is raised after the results of the events before that one.
+        Events are taken from `events` only as fast as you take results, and none before you take
+        the first. Events of a short cpu handler go to the workers in chunks of some milliseconds of
+        work. If the handler fails for an event, its exception is raised after the results of the
+        events before that one. If `events` raises, or an event cannot be published, the results of
+        all published events come first, and then that exception.
 
         Example:
             ```python

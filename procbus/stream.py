@@ -19,6 +19,7 @@ from procbus.core.errors import QueueFull
 from procbus.core.locks import LOOK_UP_S
 from procbus.core.notebook import cell_number, when_interrupted
 from procbus.core.receipt import Callbacks, Receipt
+from procbus.core.user_objects import short_repr
 from procbus.core.waiting import here, pause, refuse_endless
 from procbus.dispatch.dispatcher import PublishOne, PublishRun
 from procbus.dispatch.window import Window
@@ -64,7 +65,7 @@ class Feed:
         seal: Callable[[], object] = lambda: None,
         clock: Callable[[], float] = monotonic,
     ) -> None:
-        self._source = iter(events)
+        self._source = _iterator_of(events)
         self._topic = topic
         self.publish = publish
         self.publish_run = publish_run
@@ -162,6 +163,18 @@ class Feed:
                 raise failure
             finally:
                 failure = None  # its traceback refers to this frame
+
+
+def _iterator_of(events: Iterable[Any]) -> Iterator[Any]:
+    try:
+        return iter(events)
+    except TypeError:
+        if hasattr(type(events), "__aiter__"):
+            raise TypeError(
+                f"{short_repr(events)} can only be gone through in an event loop: use "
+                "bus.astream(events) in a coroutine"
+            ) from None
+        raise
 
 
 class Leaving:

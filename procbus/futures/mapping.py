@@ -11,17 +11,18 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence, Sized
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from math import ceil
 from typing import TYPE_CHECKING, Any
 
 from procbus.codec.batch_call import InPart
 from procbus.codec.chunk import Chunk
 from procbus.core.delivery import cancelled, error_to_tell
-from procbus.core.errors import SerializationError, WorkerDied
+from procbus.core.errors import QueueFull, SerializationError, WorkerDied
 from procbus.core.handler import calling, new_number
 from procbus.core.receipt import Receipt, WaitedReceipt
 from procbus.core.subscription import Subscription
+from procbus.core.waiting import pause
 
 if TYPE_CHECKING:
     from procbus.core.delivery import Delivery
@@ -77,24 +78,49 @@ def _one_by_one(
     holds: object,
 ) -> Generator[Any, None, None]:
     """Yield the results of events that are separate deliveries."""
+    refuse_on_a_loop()
     source = iter(events)
     ahead = max(_EVENTS_AHEAD, 2 * (subscription.handler.batch or 0))
     receipts: deque[Receipt] = deque()
+    #: The event that found the bus full; and the error of the source, or of publishing.
+    held: list[Any] = []
+    failure: Exception | None = None
     try:
         while True:
-            receipts.extend(
-                parts.dispatcher.call(event, subscription)
-                for event in islice(source, ahead - len(receipts))
-            )
+            try:
+                events_ahead = chain(held, islice(source, ahead - len(receipts) - len(held)))
+                held = []
+                for event in events_ahead:
+                    try:
+                        receipts.append(parts.dispatcher.call(event, subscription))
+                    except QueueFull:
+                        if not receipts:
+                            raise  # others fill the bus: no event of this map will make room
+                        held = [event]
+                        break
+            except Exception as error:  # noqa: BLE001 - raised after the results of published events
+                failure, source = error, iter(())
             if len(receipts) < ahead:
                 parts.lanes.flush()  # no event follows that a batch handler could wait for
             if not receipts:
+                if failure is not None:
+                    raise failure
                 return
             yield receipts.popleft().result()
     finally:
         del holds
+        failure = None  # its traceback refers to this frame
         for delivery in [each for receipt in receipts for each in receipt.deliveries]:
             _take_back(delivery, parts)
+
+
+def refuse_on_a_loop() -> None:
+    """Refuse to go through results on the event loop of a bus.
+
+    Raises:
+        ProcbusError: this is an async handler.
+    """
+    pause(None, "go through bus.astream(), or await bus.call(handler, event) for each event")()
 
 
 class _Waiter:
@@ -124,6 +150,9 @@ class _Chunks:
         #: Events of each chunk, and its receipt, in order.
         self._open: deque[tuple[Sequence[Any], WaitedReceipt]] = deque()
         self._size = 1
+        #: The events that found the bus full; and the error of the source, or of publishing.
+        self._held: list[Any] = []
+        self._failure: Exception | None = None
 
     # An owner of receipts.
 
@@ -136,17 +165,21 @@ class _Chunks:
 
     def results(self, holds: object) -> Generator[Any, None, None]:
         """Yield the results in order."""
+        refuse_on_a_loop()
         self._parts.direct.add(self._calls)
         try:
             while True:
                 self._look_ahead()
                 if not self._open:
+                    if self._failure is not None:
+                        raise self._failure
                     return
                 events, receipt = self._open.popleft()
                 receipt.wait()
                 yield from self._results_of(events, receipt)
         finally:
             del holds
+            self._failure = None  # its traceback refers to this frame
             for _, receipt in self._open:
                 self.withdraw(receipt)
             if self._calls.idle:  # otherwise its last chunks are running
@@ -156,12 +189,34 @@ class _Chunks:
     def _look_ahead(self) -> None:
         workers = max(1, self._parts.lanes.cpu_size())
         while len(self._open) < _AHEAD * workers:
-            share = ceil(self._left / (2 * workers))
-            chunk = list(islice(self._source, max(1, min(self._size, share))))
+            chunk, self._held = self._held or self._next_chunk(workers), []
             if not chunk:
                 return
-            self._left -= len(chunk)
-            self._open.append((chunk, self._publish(chunk)))
+            try:
+                self._open.append((chunk, self._publish(chunk)))
+            except QueueFull:
+                if not self._open:
+                    raise  # others fill the bus: no event of this map will make room
+                self._held = chunk
+                return
+            except Exception as error:  # noqa: BLE001 - raised after the results of published events
+                self._fail(error)
+                return
+
+    def _next_chunk(self, workers: int) -> list[Any]:
+        """Take events of the next chunk from the source; none at its end."""
+        share = ceil(self._left / (2 * workers))
+        chunk: list[Any] = []
+        try:
+            # Not `list(...)`, which would lose the events before an error of the source.
+            chunk.extend(islice(self._source, max(1, min(self._size, share))))
+        except Exception as error:  # noqa: BLE001 - raised after the results of published events
+            self._fail(error)
+        self._left -= len(chunk)
+        return chunk
+
+    def _fail(self, error: Exception) -> None:
+        self._failure, self._source = error, iter(())
 
     def _publish(self, chunk: Sequence[Any]) -> WaitedReceipt:
         to = (self._calls, self, _Waiter())

@@ -14,6 +14,7 @@ from procbus.core.errors import SerializationError, WorkerDied, WorkerTraceback
 from procbus.core.frames import begin_at_the_user, useful_cause
 from procbus.core.outcome import Outcome, OutcomeKind
 from procbus.core.receipt import Receipt
+from procbus.core.together import Together
 from procbus.core.user_objects import is_a, named, set_cause
 from procbus.core.validation import format_size
 from procbus.pool.interface import Ended, WorkerGone
@@ -153,6 +154,9 @@ def cannot_travel(delivery: Delivery, receipt: Receipt, error: BaseException) ->
         match event:
             case (tuple() as args, dict() as kwargs) if delivery.subscription.answered:
                 fault = fault_path.call_fault(name, args, kwargs, error)
+            case Together(events=[alone]) | [alone] if delivery.subscription.answered:
+                # The only event of a call of a batch handler, or of a chunk of bus.map.
+                fault = fault_path.event_fault(name, delivery.event_id, alone, error)
             case _:
                 fault = fault_path.event_fault(name, delivery.event_id, event, error)
         fault.__cause__ = useful_cause(error)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import itertools
 import os
 import threading
+from collections.abc import AsyncIterator, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,13 @@ from typing import Any
 import pytest
 
 from procbus import (
+    BusClosed,
     EventBus,
     HandlerTimeout,
     NoSuchHandler,
     OptionError,
+    ProcbusError,
+    QueueFull,
     SerializationError,
     WorkerDied,
     current,
@@ -165,6 +169,86 @@ def test_result_that_cannot_travel_is_raised_behind_all_results_before_it() -> N
         with pytest.raises(SerializationError, match=r"lock_at_777 for the event 777 cannot"):
             taken.extend(bus.map(lock_at_777, range(2_000)))
     assert taken == list(range(777))
+
+
+@pytest.mark.parametrize("kind", ["io", "cpu"])
+@pytest.mark.parametrize("count", [0, 5, 3_000])
+def test_error_of_the_source_comes_behind_the_results_of_all_events_before_it(
+    kind: Any, count: int
+) -> None:
+    def source() -> Iterator[int]:
+        yield from range(-count, 0)
+        raise KeyError("the source")
+
+    taken: list[int] = []
+    with EventBus([], cpu_workers=1) as bus:
+        bus.subscribe("number", increased, kind=kind)
+        results = bus.map(increased, source())
+        with pytest.raises(KeyError, match="the source"):
+            taken.extend(results)
+        assert list(results) == [], "it has ended"
+    assert taken == list(range(1 - count, 1))
+
+
+@pytest.mark.parametrize("kind", ["io", "cpu"])
+def test_full_bus_that_raises_does_not_end_a_map(kind: Any) -> None:
+    with EventBus([], cpu_workers=1, max_pending=3, on_full="raise") as bus:
+        bus.subscribe("number", increased, kind=kind)
+        assert list(bus.map(increased, range(200))) == list(range(1, 201))
+
+
+def test_map_that_finds_the_bus_full_of_other_events_raises_that() -> None:
+    go_on = threading.Event()
+    with EventBus([], max_pending=1, on_full="raise") as bus:
+        bus.subscribe("wait", lambda _: go_on.wait(BOUND_S))
+        bus.subscribe("number", increased)
+        bus.publish("wait", None)
+        with pytest.raises(QueueFull):
+            list(bus.map(increased, range(3)))
+        go_on.set()
+
+
+@pytest.mark.parametrize("kind", ["io", "cpu"])
+def test_bus_that_is_closed_during_a_map_gives_the_results_so_far(kind: Any) -> None:
+    with EventBus([], cpu_workers=1) as bus:
+        bus.subscribe("number", increased, kind=kind)
+        results = bus.map(increased, iter(range(1_000, 100_000)))
+        taken = [next(results)]
+    with pytest.raises(BusClosed):
+        taken.extend(results)
+    assert len(taken) > 1
+    assert taken == list(range(1_001, 1_001 + len(taken)))
+
+
+def test_async_handler_that_goes_through_a_map_is_told_what_to_do_instead() -> None:
+    with EventBus([]) as bus:
+        bus.subscribe("number", increased)
+
+        async def total(count: int) -> int:
+            return sum(bus.map(increased, range(count)))
+
+        bus.subscribe("count", total)
+        with pytest.raises(ProcbusError, match=r"go through bus\.astream\(\), or await bus\.call"):
+            bus.publish("count", 3).result(BOUND_S)
+
+
+def test_asynchronous_source_of_a_stream_is_told_what_takes_it() -> None:
+    async def source() -> AsyncIterator[int]:
+        yield 1
+
+    with EventBus([]) as bus, pytest.raises(TypeError, match=r"use bus\.astream\(events\)"):
+        bus.stream(source())  # type: ignore[arg-type] # the mistake
+
+
+@pytest.mark.parametrize("batch", [None, 5])
+def test_event_that_cannot_travel_is_named_as_the_user_knows_it(batch: int | None) -> None:
+    def first(events: list[Any]) -> list[Any]:
+        return [None] * len(events)
+
+    with EventBus([], cpu_workers=1) as bus:
+        bus.subscribe("any", first, kind="cpu", batch=batch)
+        with pytest.raises(SerializationError, match=r"\(dict\) .* because of event\['lock'\]"):
+            list(bus.map(first, [{}, {"lock": threading.Lock()}, {}]))
 
 
 def test_topic_in_place_of_a_handler_is_told_what_takes_topics() -> None:
