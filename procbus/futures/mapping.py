@@ -80,28 +80,31 @@ def _one_by_one(
     """Yield the results of events that are separate deliveries."""
     refuse_on_a_loop()
     source = iter(events)
-    ahead = max(_EVENTS_AHEAD, 2 * (subscription.handler.batch or 0))
+    together = subscription.handler.batch or 1
+    ahead = max(_EVENTS_AHEAD, 2 * together)
     receipts: deque[Receipt] = deque()
     #: The event that found the bus full; and the error of the source, or of publishing.
     held: list[Any] = []
     failure: Exception | None = None
     try:
         while True:
-            try:
-                events_ahead = chain(held, islice(source, ahead - len(receipts) - len(held)))
-                held = []
-                for event in events_ahead:
-                    try:
-                        receipts.append(parts.dispatcher.call(event, subscription))
-                    except QueueFull:
-                        if not receipts:
-                            raise  # others fill the bus: no event of this map will make room
-                        held = [event]
-                        break
-            except Exception as error:  # noqa: BLE001 - raised after the results of published events
-                failure, source = error, iter(())
-            if len(receipts) < ahead:
-                parts.lanes.flush()  # no event follows that a batch handler could wait for
+            # Room for a whole batch: the events of one result at a time would make small batches.
+            if len(receipts) <= ahead - together:
+                try:
+                    events_ahead = chain(held, islice(source, ahead - len(receipts) - len(held)))
+                    held = []
+                    for event in events_ahead:
+                        try:
+                            receipts.append(parts.dispatcher.call(event, subscription))
+                        except QueueFull:
+                            if not receipts:
+                                raise  # others fill the bus: no event of this map will make room
+                            held = [event]
+                            break
+                except Exception as error:  # noqa: BLE001 - raised after the results of published events
+                    failure, source = error, iter(())
+                if len(receipts) < ahead:
+                    parts.lanes.flush()  # no event follows that a batch handler could wait for
             if not receipts:
                 if failure is not None:
                     raise failure

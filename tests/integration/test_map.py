@@ -251,6 +251,19 @@ def test_event_that_cannot_travel_is_named_as_the_user_knows_it(batch: int | Non
             list(bus.map(first, [{}, {"lock": threading.Lock()}, {}]))
 
 
+def test_map_of_a_batch_handler_keeps_its_batches_full() -> None:
+    sizes: list[int] = []
+
+    def note(numbers: list[int]) -> list[int]:
+        sizes.append(len(numbers))
+        return numbers
+
+    with EventBus([]) as bus:
+        bus.subscribe("number", note, batch=600, batch_wait=3_600.0)
+        assert list(bus.map(note, range(6_100))) == list(range(6_100))
+    assert sorted(sizes) == [100] + 10 * [600]
+
+
 def test_topic_in_place_of_a_handler_is_told_what_takes_topics() -> None:
     with EventBus([]) as bus:
         bus.subscribe("number", increased)
