@@ -698,6 +698,7 @@ class EventBus:
         Raises:
             NoSuchHandler: the handler is not subscribed to this bus.
             TopicError: the topic is malformed.
+            OptionError: `where` is no plain function of the event.
         """
         return self._parts.chosen.cancel(Choice(handler, topic, where))
 

@@ -159,9 +159,6 @@ class Shelf:
         fakes: what stands for some resources, in tests: a value, or another resource.
     """
 
-    #: Whether the shelf keeps async resources; else each attempt opens its own.
-    keeps_async = False
-
     def __init__(
         self,
         scopes: Collection[Scope] = OF_A_WORKER,

@@ -262,8 +262,7 @@ async def _get_async(
     resource, fake = shelf.resolve(asked)
     if resource is None:
         return fake
-    for_attempt = resource.scope == "event" or (resource.is_async and not shelf.keeps_async)
-    if not for_attempt:
+    if resource.scope != "event":
         return await shelf.get_async(resource, attempt)
     if resource.token not in own:
         given = {

@@ -7,8 +7,10 @@ from collections.abc import Callable
 from typing import Any
 
 from procbus.core.delivery import Delivery
+from procbus.core.errors import OptionError
 from procbus.core.handler import Handler
 from procbus.core.introspection import name_of, same_function
+from procbus.core.options import event_function
 from procbus.core.receipt import Receipt
 from procbus.core.topic import Topic, matches, topics_in
 
@@ -23,6 +25,7 @@ class Choice:
 
     Raises:
         TopicError: the topic is malformed.
+        OptionError: `where` is no function of the event.
     """
 
     def __init__(
@@ -30,7 +33,7 @@ class Choice:
     ) -> None:
         self._handler = handler
         self._topics = topics_in(topic)
-        self._where = where
+        self._where = checked_where(where)
 
     def is_for(self, handler: Handler) -> bool:
         """Whether the choice includes deliveries of this handler."""
@@ -55,6 +58,19 @@ class Choice:
         """The name of the handler, for messages."""
         named: Any = self._handler
         return named if isinstance(named, str) else name_of(named)
+
+
+def checked_where(where: Callable[[Any], object] | None) -> Callable[[Any], object] | None:
+    """Check the function of the event that chooses some; None for all.
+
+    Raises:
+        OptionError: it is no such function, or it is async.
+    """
+    try:
+        event_function("where", where)
+    except ValueError as error:
+        raise OptionError(str(error)) from None
+    return where
 
 
 def is_of(receipt: Receipt, topic: Topic) -> bool:

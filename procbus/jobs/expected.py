@@ -15,6 +15,7 @@ from procbus.core.errors import BusClosed, ExpectTimeout, OptionError
 from procbus.core.handler import Handler, make_handler
 from procbus.core.topic import Topic, shown_topics
 from procbus.core.validation import is_real, shown
+from procbus.dispatch.choosing import checked_where
 from procbus.jobs.waiting import Waiters
 
 E = TypeVar("E")
@@ -77,8 +78,7 @@ class Expected(Generic[E]):
         self._held = contextlib.ExitStack()
         if not topics:
             raise OptionError("expect() waits for a topic: give it a class or a dotted string")
-        if where is not None and not callable(where):
-            raise OptionError(f"where must be a function of the event, not {shown(where)}")
+        checked_where(where)
         if timeout is not None and not is_real(timeout, 0, LONGEST_WAIT_S):
             raise OptionError(f"timeout must be a number of seconds, not {shown(timeout)}")
         self._topics = topics

@@ -15,7 +15,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from functools import partial
 from math import inf
 from time import monotonic
@@ -50,6 +49,7 @@ from procbus.lanes.attempt import (
     look_at,
     timeout_error,
 )
+from procbus.lanes.inline_loops import Loops, apart
 from procbus.lanes.pacer import Pacer
 from procbus.pool.inline import InlinePool, InlineWorker
 
@@ -247,7 +247,8 @@ class InlineLane:
         #: The one worker, with all resources: real ones, or objects of the test.
         self.worker = CurrentWorker(0, partial(_shelf_for_all, resources))
         self._clock = clock
-        self._loops = Loops() if one_loop else None
+        self._one_loop = one_loop
+        self._loops = Loops(lambda: self.worker.shelf)
         self._retries = retries
         self._flow = flow
         self._pickling = pickling
@@ -396,8 +397,7 @@ class InlineLane:
             worker.stop()
         if self._pool is not None:
             self._pool.close()
-        if self._loops is not None:
-            self._loops.close()
+        self._loops.close()
         self.worker.close()
 
     # Private methods.
@@ -460,8 +460,7 @@ class InlineLane:
             if handler.kind == "cpu" and self._pickling:
                 outcome, progress = self._attempt_in_worker(delivery, published)
             else:
-                seat = self._seat_of(delivery, receipt, published)
-                outcome = self._attempt(delivery, receipt, seat, published)
+                outcome = self._attempt_here(delivery, receipt, published)
                 progress = reported_here(delivery)
         finally:
             ran_s = self._clock.end()
@@ -473,18 +472,35 @@ class InlineLane:
         error = timeout_error(delivery, ran_s, "", "was ended", progress)
         return outcome._replace(kind=OutcomeKind.TIMED_OUT, value=None, error=error)
 
-    def _seat_of(self, delivery: Delivery, receipt: Receipt, published: Children) -> list[Any]:
-        make: Callable[..., HandlerContext] = made_on(self.worker, self._flow.context_of)
-        if delivery.subscription.handler.kind == "cpu":
+    def _attempt_here(self, delivery: Delivery, receipt: Receipt, published: Children) -> Outcome:
+        """Run a handler directly, without pickling: in an event loop, if it is async."""
+        handler = delivery.subscription.handler
+        make = made_on(self.worker, self._flow.context_of)
+        if handler.kind == "cpu":
             make = self._collecting(published)
-        return [make, delivery, receipt]
+        if not handler.is_async:
+            return self._attempt(
+                delivery, receipt, [make, delivery, receipt], handler.call, published
+            )
+        if not (self._one_loop or self._loops.keep_for(handler.needs)):
+            function = _awaiting(handler.call, asyncio.run)
+            return self._attempt(delivery, receipt, [make, delivery, receipt], function, published)
+        loop = self._loops.take()
+        try:
+            make = made_on(loop.worker, self._flow.context_of)
+            function = _awaiting(handler.call, loop.run)
+            return self._attempt(delivery, receipt, [make, delivery, receipt], function, published)
+        finally:
+            self._loops.give_back(loop)
 
     def _attempt(
-        self, delivery: Delivery, receipt: Receipt, seat: list[Any], published: Children
+        self,
+        delivery: Delivery,
+        receipt: Receipt,
+        seat: list[Any],
+        function: Callable[[Any], Any],
+        published: Children,
     ) -> Outcome:
-        """Run a handler directly, without pickling."""
-        handler = delivery.subscription.handler
-        function = self._awaiting(handler.call) if handler.is_async else handler.call
         context = context_for(delivery) or contextvars.Context()
         started_at = monotonic()
         try:
@@ -501,10 +517,6 @@ class InlineLane:
             return look_at(delivery, value, started_at, pid) or Outcome(
                 OutcomeKind.SUCCEEDED, value, None, started_at, ended_at, pid
             )
-
-    def _awaiting(self, function: Callable[[Any], Any]) -> Callable[[Any], Any]:
-        run = asyncio.run if self._loops is None else self._loops.run
-        return lambda event: _await(function(event), run)
 
     def _collecting(self, published: Children) -> Callable[..., HandlerContext]:
         """Make the `current()` of a cpu handler, whose events are published with its success."""
@@ -579,41 +591,19 @@ class InlineLane:
             init()
 
 
+def _awaiting(function: Callable[[Any], Any], run: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Make a function that calls an async handler, and runs it to its end."""
+
+    def call(event: Any) -> Any:
+        coroutine = function(event)
+        return apart(lambda: run(coroutine))
+
+    return call
+
+
 def _shelf_for_all(resources: Mapping[Resource[Any], Any] | None) -> Shelf:
     """Make a shelf for the resources of all handlers; several threads may publish at once."""
     return Shelf(("worker", "bus"), shared=True, fakes=resources)
-
-
-class Loops:
-    """The event loops of an inline bus. Thread-safe: each step on its list is one step.
-
-    A handler runs in the loop that was used last, unless that runs already: an async handler may
-    publish an event for another one.
-    """
-
-    def __init__(self) -> None:
-        self._idle: list[asyncio.Runner] = []
-
-    def run(self, coroutine: Any) -> Any:
-        """Run a coroutine to its end in a loop that is free."""
-        try:
-            runner = self._idle.pop()
-        except IndexError:
-            runner = asyncio.Runner()
-        try:
-            return runner.run(coroutine)
-        finally:
-            self._idle.append(runner)
-
-    def close(self) -> None:
-        """Cancel the tasks that handlers have left, and end the loops. Idempotent."""
-        while True:
-            try:
-                runner = self._idle.pop()
-            except IndexError:
-                return
-            with suppress(RuntimeError):  # this thread runs a loop of its own
-                runner.close()
 
 
 def _is_for_the_caller(error: BaseException) -> bool:
@@ -631,27 +621,3 @@ def _raised_by_debugger(error: BaseException) -> bool:
     return any(
         frame.f_globals.get("__name__") == "pdb" for frame, _ in walk_tb(error.__traceback__)
     )
-
-
-def _await(coroutine: Any, run: Callable[[Any], Any]) -> Any:
-    """Run a coroutine to its end: in this thread, or in a new one if this thread runs a loop."""
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return run(coroutine)
-    context = contextvars.copy_context()
-    ended: list[tuple[Any, BaseException | None]] = []
-
-    def run_here() -> None:
-        try:
-            ended.append((run(coroutine), None))
-        except BaseException as error:  # noqa: BLE001 - passed on below
-            ended.append((None, error))
-
-    thread = threading.Thread(target=context.run, args=(run_here,), name="procbus-inline-loop")
-    thread.start()
-    thread.join()
-    [(value, error)] = ended
-    if error is not None:
-        raise error
-    return value

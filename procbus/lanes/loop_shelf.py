@@ -63,14 +63,15 @@ class LoopShelf(Shelf):
 
     Args:
         scopes: as for `Shelf`.
-        outer: the shelf of the bus.
+        outer: the shelf of the bus, which knows what stands for some resources in tests.
+        threads: whether a resource of the bus is opened on another thread, because that may take
+            long, and the loop has other work.
     """
 
-    keeps_async = True
-
-    def __init__(self, scopes: Collection[Scope], outer: Shelf) -> None:
+    def __init__(self, scopes: Collection[Scope], outer: Shelf, *, threads: bool = True) -> None:
         super().__init__(scopes, outer)
         self._bus = outer
+        self._threads = threads
         #: In the order of opening.
         self._keepers: dict[str, _Keeper] = {}
         self._ending = False
@@ -80,13 +81,17 @@ class LoopShelf(Shelf):
         """The tasks that keep resources."""
         return {each.task for each in self._keepers.values()}
 
+    def resolve(self, resource: Resource[Any]) -> tuple[Resource[Any] | None, Any]:
+        """Return the resource to open; or None, and the value that stands for it."""
+        return self._bus.resolve(resource)
+
     async def get_async(self, asked: Resource[Any], asker: Asker) -> Any:
         """Return the object of a resource. The resource is opened if it is not open."""
         resource, fake = self.resolve(asked)
         if resource is None:
             return fake
         if not resource.is_async:
-            if resource.scope == "bus" and not self._bus.has(resource):
+            if self._threads and resource.scope == "bus" and not self._bus.has(resource):
                 return await asyncio.to_thread(self.get, resource, asker)  # it may take long
             return self.get(resource, asker)
         list(all_needs(resource.needs, (resource,)))  # raises if there is a circle

@@ -10,7 +10,15 @@ from typing import Any
 
 import pytest
 
-from procbus import Cancelled, DeliveryState, EventBus, NoSuchHandler, Receipt, TopicError
+from procbus import (
+    Cancelled,
+    DeliveryState,
+    EventBus,
+    NoSuchHandler,
+    OptionError,
+    Receipt,
+    TopicError,
+)
 from tests.integration.helpers import PATIENCE_S
 from tests.waits import eventually
 
@@ -175,6 +183,10 @@ def test_bus_cancels_the_chosen_deliveries(choice: Any, left: list[str]) -> None
                 receipt.result()
 
 
+async def is_odd_later(number: int) -> bool:
+    return is_odd(number)
+
+
 def test_bus_names_a_handler_that_it_does_not_have() -> None:
     with EventBus([]) as bus:
         bus.subscribe("n", is_odd)
@@ -182,5 +194,9 @@ def test_bus_names_a_handler_that_it_does_not_have() -> None:
         assert bus.cancel(handler=is_odd) == 0
         with pytest.raises(NoSuchHandler, match="run_to_first is not subscribed"):
             bus.cancel(handler=run_to_first)
+        with pytest.raises(OptionError, match="where must be a function of the event"):
+            bus.cancel(where="even")  # type: ignore[arg-type]
+        with pytest.raises(OptionError, match="where is async"):
+            bus.cancel(where=is_odd_later)
         with pytest.raises(TopicError):
             bus.cancel(topic="a..b")
