@@ -122,12 +122,13 @@ async def stream(
     window: Window,
     leave: Leaving,
     seal: Callable[[], object],
+    flush: Callable[[], object],
     *,
     ordered: bool,
     counts: StreamCounts | None = None,
     batch: int | None = None,
 ) -> AsyncGenerator[Receipt, None]:
-    """Stream, see `stream.as_settled` and `stream.in_order`; `batch` and `seal`: see `Feed`."""
+    """Stream, see `stream.as_settled` and `stream.in_order`; for the other arguments see `Feed`."""
     loop = asyncio.get_running_loop()
     settled: asyncio.Queue[Receipt] = asyncio.Queue()
     open_receipts: deque[Receipt] = deque()
@@ -149,9 +150,13 @@ async def stream(
 
     async def next_settled() -> Receipt:
         if ordered:
-            return await open_receipts.popleft().settled()
+            first = open_receipts.popleft()
+            if not first.done:
+                flush()
+            return await first.settled()
         if not settled.empty():
             return settled.get_nowait()
+        flush()
         resume = pause(None, "", blocks=False)
         try:
             return await settled.get()

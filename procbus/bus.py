@@ -767,7 +767,8 @@ class EventBus:
         parts.expect_events()
         source, publish, publish_run = parts.dispatcher.streaming(events, topic, id)
         make_safe = None if journal is None else journal.make_safe
-        feed = Feed(source, topic, publish, publish_run, batch, parts.lanes.seal)
+        seal, flush = parts.lanes.seal, parts.lanes.flush
+        feed = Feed(source, topic, publish, publish_run, batch, seal, flush)
         leave = Leaving(parts.chosen.cancel_waiting, stop_on_error)
         return stream_of(feed, parts.window(self, batch), ordered, make_safe, leave, counts, show)
 
@@ -963,6 +964,7 @@ class EventBus:
             window,
             leave,
             self._parts.lanes.seal,
+            self._parts.lanes.flush,
             ordered=ordered,
             counts=counts,
             batch=batch,

@@ -48,6 +48,8 @@ class Feed:
         publish_run: publishes the first of several events, one at least; None for one at a time.
         batch: number of events that batch handlers get together; None leaves it to the handlers.
         seal: has batch handlers called with the events gathered so far, and with no others.
+        flush: has batch handlers called with the events gathered so far. The stream calls it before
+            it waits for room, because no other event of the stream can fill a batch then.
         clock: replaces `monotonic`.
 
     Attributes:
@@ -63,6 +65,7 @@ class Feed:
         publish_run: PublishRun | None = None,
         batch: int | None = None,
         seal: Callable[[], object] = lambda: None,
+        flush: Callable[[], object] = lambda: None,
         clock: Callable[[], float] = monotonic,
     ) -> None:
         self._source = _iterator_of(events)
@@ -73,6 +76,7 @@ class Feed:
         self._clock = clock
         self._stride = 1
         self._seal = seal
+        self.flush = flush
         #: Size of a batch, and number of events that it still lacks.
         self._batch = self._lacking = inf if batch is None else batch
         #: Events that were taken from the source and not published, in order.
@@ -404,6 +408,8 @@ def as_settled(
                 if published and not feed.full and settled.empty():
                     continue
             if outstanding:
+                if settled.empty():
+                    feed.flush()
                 receipt = _next(settled)
                 if window.wants_result:
                     window.weigh_result(receipt)
@@ -478,6 +484,8 @@ def in_order(
             must_wait = full or feed.exhausted or stopped
             while open_receipts and (must_wait or open_receipts[0].done):
                 if not safe:
+                    if not open_receipts[0].done:
+                        feed.flush()
                     open_receipts[0].wait()
                     safe = sum(1 for _ in takewhile(lambda each: each.done, open_receipts))
                     if make_safe is not None:

@@ -626,6 +626,25 @@ def test_stream_gives_batch_handlers_its_events_in_batches(source: Any) -> None:
     assert calls == [list(range(10)), list(range(10, 20)), list(range(20, 25))]
 
 
+@pytest.mark.parametrize("ordered", [False, True])
+@pytest.mark.parametrize("on_loop", [False, True])
+def test_stream_that_waits_for_room_lets_no_event_wait_for_more(
+    ordered: bool, on_loop: bool
+) -> None:
+    async def all_results(bus: EventBus) -> list[int]:
+        receipts = bus.astream(range(20), topic="number", ordered=ordered)
+        return [receipt.result() async for receipt in receipts]
+
+    with EventBus([], max_pending=5) as bus:
+        bus.subscribe("number", doubled, batch=100, batch_wait=FOR_EVER_S)
+        if on_loop:
+            results = asyncio.run(all_results(bus))
+        else:
+            receipts = bus.stream(range(20), topic="number", ordered=ordered)
+            results = [receipt.result() for receipt in receipts]
+    assert sorted(results) == list(range(0, 40, 2))
+
+
 def test_end_of_a_stream_does_not_wait_for_more_events() -> None:
     with EventBus([]) as bus:
         bus.subscribe("number", doubled, batch=10, batch_wait=FOR_EVER_S)
