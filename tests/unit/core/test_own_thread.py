@@ -21,7 +21,7 @@ OTHERS = {
     "demo": "it is a script as users write them",
     "pool/child/ending.py": "the process is about to end",
     "pool/child/self.py": "it begins before any handler",
-    "lanes/inline.py": "its thread works for the caller, who waits for it",
+    "lanes/inline_loops.py": "its thread works for the caller, who waits for it",
 }
 
 

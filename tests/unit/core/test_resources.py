@@ -302,7 +302,9 @@ def test_async_handler_of_an_inline_bus_has_async_resources() -> None:
     with InlineBus([]) as bus:
         bus.subscribe("t", work)
         assert bus.publish("t", 2).result() == "client 7"
-        assert steps == ["open", "close"], "each attempt has an event loop of its own"
+        assert bus.publish("t", 3).result() == "client 7"
+        assert steps == ["open"], "it is opened once a bus"
+    assert steps == ["open", "close"]
 
 
 def test_number_of_the_worker_is_0_on_an_inline_bus() -> None:
