@@ -140,7 +140,8 @@ def test_an_event_whose_module_is_gone_from_disk_is_named(bus: EventBus, tmp_pat
         error = among_others(bus, "rows", Rows([0, module_that_vanishes.Thing()]))
         assert isinstance(error, SerializationError)
         assert "module_that_vanishes" in str(error)
-        assert error.path == "event.rows[1]"
+        assert error.path is not None
+        assert error.path.startswith("event.rows[1]")
         assert "ModuleNotFoundError" in str(error)
     finally:
         sys.path.remove(str(tmp_path))
