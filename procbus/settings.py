@@ -362,7 +362,8 @@ class Settings:
             number: number of the worker.
 
         Raises:
-            ProcbusError: the user's function failed, or returned no dict of strings.
+            ProcbusError: the user's function failed, or returned no dict of strings, or a string
+                that the operating system does not take.
         """
         if self.worker_env is None:
             return None
@@ -377,6 +378,12 @@ class Settings:
                 f"worker_env must return a dict of strings, such as "
                 f'{{"CUDA_VISIBLE_DEVICES": str(number)}}, not {shown(found)}'
             )
+        for name, value in found.items():
+            if not name or "=" in name or "\0" in name + value:
+                raise ProcbusError(
+                    f"worker_env for worker {number}: {name!r}: {value!r} cannot be an environment "
+                    "variable, because its name is empty, has a =, or one of the two has a NUL"
+                )
         return dict(found)
 
     def check_calls(self, kind: Kind, options: Mapping[str, Any]) -> None:

@@ -15,7 +15,7 @@ from procbus.core.handler import OPTIONS_OF_A_HANDLER
 from procbus.core.options import shows_options
 from procbus.core.receipt import FanReceipt, Receipt, SoleReceipt
 from procbus.core.resources import Resource
-from procbus.core.validation import did_you_mean
+from procbus.core.validation import did_you_mean, shown
 from procbus.dispatch.dispatcher import Dispatcher
 from procbus.lanes.inline import InlineRetries
 from procbus.progress.show import ShowProgress
@@ -64,7 +64,7 @@ class InlineBus(EventBus):
         carry: as for `EventBus`.
         resources: a dict from each resource to its replacement. A value is given to handlers as it
             is. A function decorated with `procbus.resource` is opened and closed in place of the
-            replaced resource.
+            replaced resource. An async one replaces only async ones.
 
     Raises:
         OptionError: an option makes no sense.
@@ -82,12 +82,8 @@ class InlineBus(EventBus):
         **options: Unpack[LocalOptions],
     ) -> None:
         _check_names(options)
-        for each in resources or ():
-            if not isinstance(each, Resource):
-                raise OptionError(
-                    f"resources= of InlineBus takes resources, such as {{model: FakeModel()}}, not "
-                    f"{each!r}: give the function that is decorated with @resource"
-                )
+        if resources is not None:
+            _check_resources(resources)
         self.clock = Clock(auto=True) if clock is None else clock
         self._receipts: dict[int, Receipt] = {}
         retries = InlineRetries(self.clock)
@@ -176,7 +172,7 @@ class InlineBus(EventBus):
 
 
 def _check_names(options: Mapping[str, object]) -> None:
-    known = ("handlers", "pickling", "clock", *LocalOptions.__annotations__)
+    known = ("handlers", "pickling", "clock", "resources", *LocalOptions.__annotations__)
     unknown = [name for name in options if name not in known]
     for name in unknown:
         if name in OPTIONS_OF_A_HANDLER and name not in BusOptions.__annotations__:
@@ -190,6 +186,25 @@ def _check_names(options: Mapping[str, object]) -> None:
             f"InlineBus has no option {', '.join(unknown)}: it has no workers, no shared "
             "memory and no journal; use an EventBus for tests of these"
         )
+
+
+def _check_resources(replaced: object) -> None:
+    if not isinstance(replaced, Mapping):
+        raise OptionError(
+            f"resources= of InlineBus takes a dict from each resource to its replacement, such as "
+            f"{{model: FakeModel()}}, not {shown(replaced)}"
+        )
+    for each, fake in replaced.items():
+        if not isinstance(each, Resource):
+            raise OptionError(
+                f"resources= of InlineBus takes resources, such as {{model: FakeModel()}}, not "
+                f"{each!r}: give the function that is decorated with @resource"
+            )
+        if isinstance(fake, Resource) and fake.is_async and not each.is_async:
+            raise OptionError(
+                f"the async resource {fake.name} cannot replace {each.name}, which handlers that "
+                "are not `async def` may use: decorate a plain function instead"
+            )
 
 
 _R = TypeVar("_R", bound=Receipt)

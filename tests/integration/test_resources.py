@@ -155,6 +155,9 @@ def test_worker_env_sets_variables_of_each_worker_and_of_its_replacement(steps: 
     [
         (lambda number: {"A": number}, "worker_env must return a dict of strings"),
         (lambda number: {}[number], "worker_env failed for worker 0: KeyError"),
+        (lambda number: {"A=B": "1"}, "'A=B': '1' cannot be an environment variable"),
+        (lambda number: {"A": "1\0"}, "cannot be an environment variable"),
+        (lambda number: {"": "1"}, "its name is empty"),
     ],
 )
 def test_worker_env_that_fails_fails_the_deliveries_and_says_why(made: Any, says: str) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from procbus import EventBus, ProcbusError, SubscriptionError, current, resource, use
+from procbus import EventBus, OptionError, ProcbusError, SubscriptionError, current, resource, use
 from procbus.core.handler import make_handler
 from procbus.core.resources import Resource, newest_of
 from procbus.testing import InlineBus
@@ -458,6 +458,21 @@ def test_context_manager_is_entered_and_left() -> None:
 def test_fake_for_something_else_is_refused() -> None:
     with pytest.raises(ProcbusError, match="takes resources"):
         InlineBus([], resources={add: 1})
+
+
+def test_replacements_of_an_inline_bus_are_a_dict() -> None:
+    listed: Any = [number]
+    with pytest.raises(OptionError, match="takes a dict from each resource to its replacement"):
+        InlineBus([], resources=listed)
+
+
+def test_async_replacement_of_a_plain_resource_is_refused() -> None:
+    @resource
+    async def fake() -> AsyncIterator[int]:
+        yield 1
+
+    with pytest.raises(OptionError, match=r"cannot replace .*number.*decorate a plain function"):
+        InlineBus([], resources={number: fake})
 
 
 def test_two_resources_made_by_one_definition_stay_two() -> None:
