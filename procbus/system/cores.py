@@ -37,7 +37,7 @@ def _limits(root: str | os.PathLike[str]) -> Iterator[int]:
     if sys.platform == "win32":
         yield _MOST_ON_WINDOWS
     for name in _SAID:
-        if (said := os.environ.get(name, "")).isdigit():
+        if (said := os.environ.get(name, "")).isdecimal():
             yield int(said)
     for group in cgroups.find("cpu", root):
         if (quota := _quota(group)) is not None:
