@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import pytest
 
 from procbus.journal.storage.frames import FRAME, START, TAIL, Half, half_in, left_in
-from procbus.journal.storage.intake import Intake
+from procbus.journal.storage.intake import KEPT_FOR_ENDS, Intake
 
 HALF = 4_096
 SECTOR = 512
@@ -33,7 +33,8 @@ def written(frames: list[bytes], half: int = HALF) -> bytes:
     """The file of an intake that was used twice, and has these frames in its first half now."""
     with file_of(b"") as fd:
         made = Intake(fd, 1, lambda: None, half)
-        while made.written < half - 300:  # that is left over behind the frames
+        # Left over behind the frames, as far as all records may go.
+        while made.written < half - half // KEPT_FOR_ENDS - 300:
             made.append(b"an earlier use")
         made.swap()
         made.release(0)
