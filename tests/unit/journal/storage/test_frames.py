@@ -16,7 +16,7 @@ from procbus.journal.storage.intake import KEPT_FOR_ENDS, Intake
 HALF = 4_096
 SECTOR = 512
 #: Of lengths from one byte to more than a sector.
-FRAMES = [bytes([number]) * (1 + number * number * 2) for number in range(1, 18)]
+FRAMES = [bytes([number]) * (1 + number * number * 2) for number in range(1, 17)]
 
 
 @contextmanager
