@@ -147,18 +147,28 @@ def _result_fault(delivery: Delivery, error: BaseException) -> SerializationErro
     return wrong
 
 
+def _only_one(event: object) -> object:
+    """The only event of a call of a batch handler, or of a chunk of `bus.map`; else the event."""
+    # The type, because a class pattern would run code of the user's object.
+    events: object = event
+    if type(event) is Together:
+        events = event.events
+    if type(events) is list and len(events) == 1:
+        return events[0]
+    return event
+
+
 def cannot_travel(delivery: Delivery, receipt: Receipt, error: BaseException) -> Outcome:
     """Make the outcome of a delivery whose event or handler cannot be sent to a worker."""
     if not is_a(error, SerializationError):
         name, event = delivery.handler.name, receipt.event
+        answered = delivery.subscription.answered
         match event:
-            case (tuple() as args, dict() as kwargs) if delivery.subscription.answered:
+            case (tuple() as args, dict() as kwargs) if answered:
                 fault = fault_path.call_fault(name, args, kwargs, error)
-            case Together(events=[alone]) | [alone] if delivery.subscription.answered:
-                # The only event of a call of a batch handler, or of a chunk of bus.map.
-                fault = fault_path.event_fault(name, delivery.event_id, alone, error)
             case _:
-                fault = fault_path.event_fault(name, delivery.event_id, event, error)
+                blamed = _only_one(event) if answered else event
+                fault = fault_path.event_fault(name, delivery.event_id, blamed, error)
         fault.__cause__ = useful_cause(error)
         error = fault
     begin_at_the_user(error)

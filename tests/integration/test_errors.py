@@ -122,7 +122,8 @@ def test_an_event_of_a_module_that_only_the_parent_has_travels_by_value(bus: Eve
         else:
             assert isinstance(error, SerializationError)
             assert "module_without_a_file" in str(error)
-            assert error.path == "event"
+            assert error.path is not None
+            assert error.path.startswith("event")
         assert bus.publish("n", -3).result(PATIENCE_S) == 3
     finally:
         del sys.modules[module.__name__]
@@ -361,22 +362,22 @@ def test_an_event_too_deep_to_pickle_fails_alone(bus: EventBus) -> None:
 def test_a_handler_whose_module_does_not_import_in_a_worker_fails_each_delivery(
     bus: EventBus, tmp_path: Path
 ) -> None:
-    file = tmp_path / "handler_that_vanishes.py"
+    file = tmp_path / "handler_for_the_script_alone.py"
     file.write_text("def handle(event):\n    return event\n")
     sys.path.insert(0, str(tmp_path))
     try:
-        import handler_that_vanishes  # type: ignore[import-not-found]
+        import handler_for_the_script_alone  # type: ignore[import-not-found]
 
-        file.unlink()
-        bus.subscribe("gone", handler_that_vanishes.handle, kind="cpu")
+        file.write_text('raise ImportError("not in a worker")')
+        bus.subscribe("gone", handler_for_the_script_alone.handle, kind="cpu")
         for _ in range(2):
             error = among_others(bus, "gone", 1)
             assert isinstance(error, SerializationError)
             assert "could not be loaded in a worker process" in str(error)
-            assert "handler_that_vanishes" in str(error)
+            assert "handler_for_the_script_alone" in str(error)
     finally:
         sys.path.remove(str(tmp_path))
-        sys.modules.pop("handler_that_vanishes", None)
+        sys.modules.pop("handler_for_the_script_alone", None)
 
 
 def test_the_parent_survives_a_result_whose_loading_exits(bus: EventBus) -> None:
