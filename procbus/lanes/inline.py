@@ -479,17 +479,15 @@ class InlineLane:
         if handler.kind == "cpu":
             make = self._collecting(published)
         if not handler.is_async:
-            return self._attempt(
-                delivery, receipt, [make, delivery, receipt], handler.call, published
-            )
+            return self._attempt(delivery, receipt, make, handler.call, published)
         if not (self._one_loop or self._loops.keep_for(handler.needs)):
             function = _awaiting(handler.call, asyncio.run)
-            return self._attempt(delivery, receipt, [make, delivery, receipt], function, published)
+            return self._attempt(delivery, receipt, make, function, published)
         loop = self._loops.take()
         try:
             make = made_on(loop.worker, self._flow.context_of)
             function = _awaiting(handler.call, loop.run)
-            return self._attempt(delivery, receipt, [make, delivery, receipt], function, published)
+            return self._attempt(delivery, receipt, make, function, published)
         finally:
             self._loops.give_back(loop)
 
@@ -497,10 +495,11 @@ class InlineLane:
         self,
         delivery: Delivery,
         receipt: Receipt,
-        seat: list[Any],
+        make: Callable[..., HandlerContext],
         function: Callable[[Any], Any],
         published: Children,
     ) -> Outcome:
+        seat = [make, delivery, receipt]
         context = context_for(delivery) or contextvars.Context()
         started_at = monotonic()
         try:
